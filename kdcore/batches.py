@@ -1,0 +1,198 @@
+"""Cases (+ soft targets) -> slices or patches -> augmented batches for `fit`."""
+
+from collections.abc import Sequence
+from typing import Any
+
+import keras
+import numpy as np
+
+from kdcore.augmentation import Augmentation
+from kdcore.cases import Case
+from kdcore.losses import IGNORE
+from kdcore.normalization import Normalization, apply_normalization
+from kdcore.soft_targets import SoftTargets
+
+
+class Batches(keras.utils.PyDataset):
+    """Batches of slices (2-D) or patches (3-D) from whole cases.
+
+    Image, mask and soft target are always cut, padded and moved together. What a batch
+    holds depends on `(seed, epoch, index)` alone, so training can go on after an
+    interrupt with the very batches it would have seen.
+
+    Args:
+        cases: Cases; those with `mask=None` are unlabelled and get a mask of −1.
+        shape: `(height, width)` cuts every slice along the first axis, `(depth, height,
+            width)` one patch a case. Smaller scans are padded with their border's values;
+            of larger ones a random part is taken (the middle, if not shuffled).
+        batch_size: Samples a batch.
+        soft_targets: Opened `SoftTargets` that hold every case, or None.
+        normalization: Of the images: a method of `normalize`, a fitted function, or None.
+        augmentation: An `Augmentation`, or None.
+        labelled_share: Share of each batch drawn from the labelled cases, if there are
+            labelled and unlabelled ones. None draws all alike.
+        num_batches: Batches an epoch; None takes as many as one pass over the samples
+            needs.
+        shuffle: Draw in random order. Without it every sample comes once, in order.
+        seed: Of order and augmentation.
+
+    Yields:
+        `(x, y)`: x `(B, *shape, S)` float32, y the int32 mask `(B, *shape)`, or with soft
+        targets `{"mask": ..., "soft_targets": (B, *shape, C)}`.
+
+    Raises:
+        ValueError: If there are no cases, they differ in sequences, or an argument is
+            impossible.
+        KeyError: If the soft targets lack a case.
+    """
+
+    def __init__(
+        self,
+        cases: Sequence[Case],
+        shape: Sequence[int],
+        batch_size: int = 16,
+        *,
+        soft_targets: SoftTargets | None = None,
+        normalization: Normalization = "percentile",
+        augmentation: Augmentation | None = None,
+        labelled_share: float | None = None,
+        num_batches: int | None = None,
+        shuffle: bool = True,
+        seed: int = 0,
+    ) -> None:
+        super().__init__()
+        _check(cases, shape, batch_size, labelled_share)
+        self.shape, self.batch_size = tuple(shape), batch_size
+        self.augmentation, self.shuffle, self.seed = augmentation, shuffle, seed
+        self.epoch = 0
+        self._images = [apply_normalization(case.image, normalization) for case in cases]
+        self._masks = [case.mask for case in cases]
+        self._soft = None
+        if soft_targets is not None:
+            soft_targets.check_images(cases, normalization)
+            self._soft = [soft_targets[case.case_id] for case in cases]
+        self._pools = self._make_pools(labelled_share)
+        self._orders: dict[tuple[int, int], np.ndarray] = {}
+        total = sum(len(samples) for samples, _ in self._pools)
+        self._length = -(-total // batch_size) if num_batches is None else num_batches
+
+    @property
+    def num_batches(self) -> int:
+        return self._length
+
+    def __len__(self) -> int:
+        return self._length
+
+    def on_epoch_end(self) -> None:
+        self.epoch += 1
+
+    def __getitem__(self, index: int) -> tuple[np.ndarray, Any]:
+        if not 0 <= index < self._length:
+            raise IndexError(f"Batch {index} of {self._length}.")
+        samples = self._samples(index)
+        rng = np.random.default_rng([self.seed, self.epoch, index])
+        cut = [self._cut(case, plane, rng) for case, plane in samples]
+        if self.augmentation is not None:
+            cut = [self.augmentation(rng, *sample) for sample in cut]
+        images, masks, soft = zip(*cut, strict=True)
+        x, mask = np.stack(images), np.stack(masks).astype(np.int32)
+        if self._soft is None:
+            return x, mask
+        return x, {"mask": mask, "soft_targets": np.stack(soft).astype(np.float32)}
+
+    def _make_pools(self, labelled_share: float | None) -> list[tuple[np.ndarray, int]]:
+        """[(samples as (case, slice), samples of it a batch)]."""
+        flat = len(self.shape) == 2
+        samples = np.array(
+            [
+                (case, plane)
+                for case, image in enumerate(self._images)
+                for plane in (range(image.shape[0]) if flat else [0])
+            ]
+        )
+        labelled = np.array([self._masks[case] is not None for case, _ in samples])
+        if labelled_share is None or labelled.all() or not labelled.any():
+            return [(samples, self.batch_size)]
+        count = round(labelled_share * self.batch_size)
+        pools = [(samples[labelled], count), (samples[~labelled], self.batch_size - count)]
+        return [(pool, count) for pool, count in pools if count]
+
+    def _samples(self, index: int) -> np.ndarray:
+        if not self.shuffle:
+            samples = self._pools[0][0]
+            return samples[index * self.batch_size : (index + 1) * self.batch_size]
+        step = self.epoch * self._length + index
+        return np.concatenate(
+            [
+                [samples[self._position(pool, step * count + i)] for i in range(count)]
+                for pool, (samples, count) in enumerate(self._pools)
+            ]
+        )
+
+    def _position(self, pool: int, draw: int) -> int:
+        """The draw-th sample of an endless series of shuffled passes over a pool."""
+        size = len(self._pools[pool][0])
+        key = (pool, draw // size)
+        if key not in self._orders:
+            order = np.random.default_rng([self.seed, *key]).permutation(size)
+            recent = {k: v for k, v in self._orders.items() if k[1] >= key[1] - 1}
+            self._orders = {**recent, key: order}
+        return int(self._orders[key][draw % size])
+
+    def _cut(
+        self, case: int, plane: int, rng: np.random.Generator
+    ) -> tuple[np.ndarray, np.ndarray, np.ndarray | None]:
+        where = plane if len(self.shape) == 2 else slice(None)
+        image = self._images[case][where]
+        window = _window(image.shape[: len(self.shape)], self.shape, rng, self.shuffle)
+        labels = self._masks[case]
+        if labels is None:
+            mask = np.full(self.shape, IGNORE, np.int16)
+        else:
+            mask = _crop(labels[where], window).astype(np.int16)
+        soft = None if self._soft is None else _crop(self._soft[case][where], window)
+        return _crop(image, window), mask, None if soft is None else soft.astype(np.float32)
+
+
+def pad_to(array: np.ndarray, shape: Sequence[int]) -> np.ndarray:
+    """Pad the leading axes to `shape` around the middle, with the border's values."""
+    missing = [target - size for target, size in zip(shape, array.shape, strict=False)]
+    if not any(missing):
+        return array
+    before_after = [(m // 2, m - m // 2) for m in missing]
+    before_after += [(0, 0)] * (array.ndim - len(shape))
+    return np.pad(array, before_after, mode="edge")
+
+
+def _crop(array: np.ndarray, window: tuple[np.ndarray, ...]) -> np.ndarray:
+    return array[np.ix_(*window)]
+
+
+def _window(
+    size: Sequence[int], shape: Sequence[int], rng: np.random.Generator, random: bool
+) -> tuple[np.ndarray, ...]:
+    """Source index of each output voxel along each axis; border indices repeat."""
+    window = []
+    for have, want in zip(size, shape, strict=True):
+        spare = have - want
+        start = int(rng.integers(0, spare + 1)) if spare > 0 and random else spare // 2
+        window.append(np.clip(np.arange(start, start + want), 0, have - 1))
+    return tuple(window)
+
+
+def _check(
+    cases: Sequence[Case], shape: Sequence[int], batch_size: int, share: float | None
+) -> None:
+    if not cases:
+        raise ValueError("Batches needs at least one case.")
+    if len(shape) not in (2, 3) or min(shape) < 1:
+        raise ValueError(
+            f"shape must be (height, width) or (depth, height, width). Received: {shape}."
+        )
+    if batch_size < 1:
+        raise ValueError(f"batch_size must be ≥ 1. Received: {batch_size}.")
+    if share is not None and not 0 <= share <= 1:
+        raise ValueError(f"labelled_share must lie in [0, 1]. Received: {share}.")
+    sequences = {case.sequences for case in cases}
+    if len(sequences) > 1:
+        raise ValueError(f"The cases have different sequences: {sorted(sequences)}.")

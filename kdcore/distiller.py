@@ -1,0 +1,297 @@
+"""`Distiller`: trains a student on hard labels and a teacher's soft targets.
+
+Left out on purpose: a training loop of our own (Keras' `fit` does it), probability
+heads, a teacher that learns along.
+"""
+
+from collections.abc import Sequence
+from typing import Any
+
+import keras
+from keras import ops
+
+from kdcore.losses import (
+    IGNORE,
+    DiceCrossEntropy,
+    SoftLoss,
+    Tensor,
+    mean_teacher_logits,
+    per_replica,
+    regional_kd_loss,
+)
+
+
+@keras.saving.register_keras_serializable("kdcore")
+class Distiller(keras.Model):
+    """Trains `student` with L = (1 − alpha) · L_hard + alpha · L_soft.
+
+    Regularizers and `add_loss` terms of the student are added as they are. `fit` takes
+    `y` as an integer mask `(B, ...)` with −1 where a voxel has no label, or as
+    `{"mask": ..., "soft_targets": ...}` with log-probabilities `(B, ..., C)` in place of
+    a teacher. Voxels without a label carry no hard term; `sample_weight`, one an image or
+    one a voxel, weighs both terms. With `{"student": ..., "teacher": ...}` as `x` the two
+    see different inputs.
+
+    `evaluate` and validation report the student's own `loss` (hard loss and
+    regularizers) and metrics; the teacher is not run. `predict` is the student's.
+
+    Under several replicas (`tf.distribute.MirroredStrategy`) losses that are voxel means
+    (`kd_loss`, cross-entropy) give the update of one replica with the whole batch;
+    regional ones (soft Dice, channel-wise) are computed on each replica's own part of
+    the batch and averaged.
+
+    Args:
+        student: Model with raw logits `(B, ..., C)` as output; `distiller.student` is
+            this very model, so save or export that one.
+        teacher: Model, or several (their mean probability is the soft target). Frozen by
+            setting `trainable = False`, always run in inference mode. Not needed if `y`
+            brings soft targets.
+        temperature: T > 0, divides both logits in the soft loss.
+        alpha: Weight of the **soft** loss in [0, 1]; Keras' `student_loss_weight` is
+            1 − alpha. With 0 the teacher is not run and training is plain `student.fit`.
+        soft_loss: `(teacher_logits, student_logits, temperature, sample_weight)` ->
+            scalar. Default `kdcore.regional_kd_loss`; `kdcore.kd_loss` is the KL alone.
+
+    Raises:
+        ValueError: For an impossible temperature or alpha, a teacher that is the
+            student, another number of classes, or a softmax or sigmoid head.
+
+    Reference: Hinton et al. 2015, section 2, https://arxiv.org/abs/1503.02531
+    """
+
+    def __init__(
+        self,
+        student: keras.Model,
+        teacher: keras.Model | Sequence[keras.Model] | None = None,
+        temperature: float = 2.0,
+        alpha: float = 0.5,
+        soft_loss: SoftLoss = regional_kd_loss,
+        **kwargs: Any,
+    ) -> None:
+        super().__init__(**kwargs)
+        _check_settings(temperature, alpha)
+        teachers = list(teacher) if isinstance(teacher, list | tuple) else [teacher]
+        teachers = [model for model in teachers if model is not None]
+        _check_networks(student, teachers)
+        for model in teachers:
+            model.trainable = False
+        self.student, self.teachers = student, teachers
+        self.temperature, self.alpha = float(temperature), float(alpha)
+        self.soft_loss = soft_loss
+        self._hard_tracker = keras.metrics.Mean(name="hard_loss")
+        self._soft_tracker = keras.metrics.Mean(name="soft_loss")
+        self._evaluating = False
+        self.built = student.built
+
+    def compile(self, optimizer: Any = "adam", loss: Any = None, **kwargs: Any) -> None:
+        """As in Keras; `loss` is the hard loss, by default `DiceCrossEntropy()`."""
+        loss = DiceCrossEntropy() if loss is None else loss
+        super().compile(optimizer=optimizer, loss=loss, **kwargs)
+
+    def compile_from_config(self, config: dict[str, Any]) -> None:
+        self.compile(**keras.saving.deserialize_keras_object(config))
+        self.optimizer.build(self.trainable_variables)
+
+    def build(self, input_shape: Any = None) -> None:
+        if not self.student.built:
+            self.student.build(input_shape)
+        self.built = True
+
+    def call(self, x: Tensor, training: bool | None = None) -> Tensor:
+        return self.student(_input_of("student", x), training=training)
+
+    def compute_loss(
+        self,
+        x: Tensor = None,
+        y: Tensor = None,
+        y_pred: Tensor = None,
+        sample_weight: Tensor | None = None,
+        training: bool = True,
+    ) -> Tensor:
+        mask, soft_targets = _split_targets(y)
+        labels, weight = _hard_weights(mask, y_pred, sample_weight)
+        # Keras adds the regularizers to the hard loss: h + r. What is wanted is
+        # (1 − α)·h + α·s + r, which is (1 − α)·(h + r) + α·(s + r).
+        hard = super().compute_loss(x, labels, y_pred, weight, training)
+        extra = per_replica(_total(self.losses))
+        share = per_replica(ops.ones(()))  # 1 / replicas
+        self._track(self._hard_tracker, (hard - extra) / share, y_pred)
+        if not training or self.alpha == 0:
+            return hard
+        teacher_logits = self._teacher_logits(x, soft_targets, y_pred.shape[-1])
+        soft = self.soft_loss(teacher_logits, y_pred, self.temperature, sample_weight)
+        self._track(self._soft_tracker, soft, y_pred)
+        return (1.0 - self.alpha) * hard + self.alpha * (per_replica(soft) + extra)
+
+    def compute_metrics(
+        self, x: Tensor, y: Tensor, y_pred: Tensor, sample_weight: Tensor | None = None
+    ) -> dict[str, Any]:
+        mask, _ = _split_targets(y)
+        _, weight = _hard_weights(mask, y_pred, sample_weight)
+        return super().compute_metrics(x, mask, y_pred, weight)
+
+    def get_metrics_result(self) -> dict[str, Any]:
+        """All metrics; without `soft_loss` where it is not computed."""
+        results = super().get_metrics_result()
+        if self._evaluating or self.alpha == 0:
+            results.pop("soft_loss", None)
+        return results
+
+    def evaluate(self, *args: Any, **kwargs: Any) -> Any:
+        """The student's hard loss and metrics. Changes no weight, runs no teacher."""
+        self._evaluating = True
+        try:
+            return super().evaluate(*args, **kwargs)
+        finally:
+            self._evaluating = False
+
+    def get_config(self) -> dict[str, Any]:
+        serialize = keras.saving.serialize_keras_object
+        return {
+            **super().get_config(),
+            "student": serialize(self.student),
+            "teacher": [serialize(model) for model in self.teachers],
+            "temperature": self.temperature,
+            "alpha": self.alpha,
+            "soft_loss": serialize(self.soft_loss),
+        }
+
+    @classmethod
+    def from_config(cls, config: dict[str, Any], custom_objects: Any = None) -> "Distiller":
+        deserialize = keras.saving.deserialize_keras_object
+        config = dict(config)
+        config["student"] = deserialize(config["student"], custom_objects)
+        config["teacher"] = [deserialize(m, custom_objects) for m in config["teacher"]]
+        config["soft_loss"] = deserialize(config["soft_loss"], custom_objects)
+        return cls(**config)
+
+    def _teacher_logits(
+        self, x: Tensor, soft_targets: Tensor | None, channels: int
+    ) -> Tensor:
+        if soft_targets is not None:
+            return _logits_of(soft_targets, channels)
+        if not self.teachers:
+            raise ValueError(
+                "There is no teacher and y brings no soft targets. Pass "
+                '`teacher=` to Distiller, or y = {"mask": ..., "soft_targets": ...}.'
+            )
+        image = _input_of("teacher", x)
+        return mean_teacher_logits([m(image, training=False) for m in self.teachers])
+
+    def _track(self, tracker: keras.metrics.Mean, value: Tensor, y_pred: Tensor) -> None:
+        batch_size = ops.cast(ops.shape(y_pred)[0], "float32")
+        tracker.update_state(ops.stop_gradient(value), sample_weight=batch_size)
+
+
+class StudentCheckpoint(keras.callbacks.ModelCheckpoint):
+    """`keras.callbacks.ModelCheckpoint` that saves `distiller.student` alone."""
+
+    def set_model(self, model: Distiller) -> None:
+        super().set_model(model.student)
+
+
+def _check_settings(temperature: float, alpha: float) -> None:
+    from kdcore.losses import check_temperature
+
+    check_temperature(temperature)
+    if not 0.0 <= float(alpha) <= 1.0:  # also refuses NaN
+        raise ValueError(
+            f"alpha must lie in [0, 1]. Received: {alpha}. It weighs the soft loss: "
+            "0 is training without a teacher, 1 is without labels."
+        )
+
+
+def _check_networks(student: keras.Model, teachers: list[keras.Model]) -> None:
+    if not isinstance(student, keras.Model):
+        raise ValueError(f"student must be a keras.Model. Received: {type(student)}.")
+    for role, model in [("student", student)] + [("teacher", t) for t in teachers]:
+        if not isinstance(model, keras.Model):
+            raise ValueError(
+                f"{role} must be a keras.Model. Received: {type(model)}. For any other "
+                "source of probabilities write them with kdcore.SoftTargets."
+            )
+        _refuse_probability_head(role, model)
+    if not student.trainable or (student.built and not student.trainable_variables):
+        raise ValueError("The student has nothing to train. Set student.trainable = True.")
+    for model in teachers:
+        if model is student:
+            raise ValueError("Teacher and student are the same model. Build two.")
+        classes = [getattr(m, "output_shape", (None,))[-1] for m in (model, student)]
+        if None not in classes and classes[0] != classes[1]:
+            raise ValueError(
+                f"The teacher has {classes[0]} output channels and the student "
+                f"{classes[1]}. Both must have one logit a class, in the same order."
+            )
+
+
+def _refuse_probability_head(role: str, model: keras.Model) -> None:
+    head = model.layers[-1] if model.layers else model
+    name = getattr(getattr(head, "activation", None), "__name__", type(head).__name__)
+    if name.lower() in ("softmax", "sigmoid"):
+        raise ValueError(
+            f"The {role} ends in {name}, so it puts out probabilities; distillation needs "
+            "logits. Build its last layer with activation=None."
+        )
+
+
+def _input_of(role: str, x: Tensor) -> Tensor:
+    if isinstance(x, dict) and set(x) <= {"student", "teacher"}:
+        if role not in x:
+            raise ValueError(f'x has no input for the {role}. Received keys: {sorted(x)}.')
+        return x[role]
+    return x
+
+
+def _split_targets(y: Tensor) -> tuple[Tensor, Tensor | None]:
+    if not isinstance(y, dict):
+        return y, None
+    if "mask" not in y or set(y) - {"mask", "soft_targets"}:
+        raise ValueError(
+            'y must be a mask or {"mask": ..., "soft_targets": ...}. '
+            f"Received keys: {sorted(y)}. Use a mask of −1 for images without labels."
+        )
+    return y["mask"], y.get("soft_targets")
+
+
+def _logits_of(log_p: Tensor, channels: int) -> Tensor:
+    """Log-probabilities are logits; for a Bernoulli student log p becomes log p/(1 − p)."""
+    if channels > 1:
+        return log_p
+    log_p = ops.cast(log_p, "float32")
+    if log_p.shape[-1] == 2:
+        return log_p[..., 1:] - log_p[..., :1]
+    log_p = ops.minimum(log_p, -1e-7)
+    return log_p - ops.log(-ops.expm1(log_p))
+
+
+def _hard_weights(
+    mask: Tensor, logits: Tensor, sample_weight: Tensor | None
+) -> tuple[Tensor, Tensor]:
+    """The mask without −1, and weights that make a Keras mean one over labelled voxels."""
+    if mask is None:
+        raise ValueError("y is missing. Use a mask of −1 for images without labels.")
+    if len(mask.shape) == len(logits.shape) and mask.shape[-1] != 1:  # one-hot
+        return mask, sample_weight
+    labelled = ops.cast(mask != IGNORE, "float32")
+    labels = ops.where(mask == IGNORE, ops.zeros_like(mask), mask)
+    if len(mask.shape) == len(logits.shape):
+        labelled = ops.squeeze(labelled, axis=-1)
+    weight = labelled * ops.divide_no_nan(
+        ops.cast(ops.size(labelled), "float32"), ops.sum(labelled)
+    )
+    if sample_weight is not None:
+        sample_weight = ops.cast(sample_weight, "float32")
+        missing = len(weight.shape) - len(sample_weight.shape)
+        if missing > 0:
+            shape = (*ops.shape(sample_weight), *[1] * missing)
+            sample_weight = ops.reshape(sample_weight, shape)
+        weight = weight * sample_weight
+    return labels, weight
+
+
+def _total(losses: list[Tensor]) -> Tensor:
+    """Sum of the regularizers and `add_loss` terms; 0 if there is none."""
+    total = ops.zeros(())
+    for loss in losses:
+        total = total + ops.sum(ops.cast(loss, "float32"))
+    return total

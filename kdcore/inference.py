@@ -1,0 +1,109 @@
+"""Whole cases through a network: cut, predict, put back together."""
+
+from collections.abc import Iterator, Sequence
+from itertools import product
+
+import keras
+import numpy as np
+
+from kdcore.batches import pad_to
+from kdcore.cases import Case
+from kdcore.normalization import Normalization, apply_normalization
+from kdcore.unet import UNet
+
+_VOXELS_A_BATCH = 64 * 64 * 48
+
+
+def predict_probabilities(
+    model: keras.Model, case: Case, normalization: Normalization = "percentile"
+) -> np.ndarray:
+    """Class probabilities of every voxel of a case.
+
+    A 2-D network sees each slice along the first axis, a 3-D network the volume. Sizes
+    are padded with the border's values to what the network takes; where its input is
+    smaller than the scan, overlapping windows are averaged.
+
+    Args:
+        model: Raw logits out; one channel means Bernoulli. A `Distiller` works too.
+        case: The scan; its mask is not looked at.
+        normalization: The one the network was trained with.
+
+    Returns:
+        `(D, H, W, C)` float32 that sum to 1; a Bernoulli network gives C = 2.
+
+    Raises:
+        ValueError: If the network takes another number of sequences.
+    """
+    network = getattr(model, "student", model)
+    logits = _logits(network, apply_normalization(case.image, normalization), case)
+    if logits.shape[-1] == 1:
+        logits = np.concatenate([np.zeros_like(logits), logits], axis=-1)
+    logits -= logits.max(axis=-1, keepdims=True)
+    np.exp(logits, out=logits)
+    return logits / logits.sum(axis=-1, keepdims=True)
+
+
+def predict_mask(
+    model: keras.Model, case: Case, normalization: Normalization = "percentile"
+) -> np.ndarray:
+    """Most probable label of every voxel, `(D, H, W)` uint8."""
+    return predict_probabilities(model, case, normalization).argmax(axis=-1).astype(np.uint8)
+
+
+def _logits(network: keras.Model, image: np.ndarray, case: Case) -> np.ndarray:
+    expected = tuple(network.input_shape[1:])
+    if expected[-1] not in (None, image.shape[-1]):
+        raise ValueError(
+            f"{case.case_id} has {image.shape[-1]} sequences {case.sequences}, the network "
+            f"takes {expected[-1]}. Pass cases with just those sequences."
+        )
+    rank = len(expected) - 1
+    items = image if rank == 2 else image[None]          # (N, *space, S)
+    space = items.shape[1:-1]
+    multiple = _multiple(network)
+    window = [
+        size or -(-have // multiple) * multiple
+        for size, have in zip(expected[:-1], space, strict=True)
+    ]
+    padded_space = [max(have, want) for have, want in zip(space, window, strict=True)]
+    items = np.stack([pad_to(item, padded_space) for item in items])
+    total, count = None, np.zeros((*padded_space, 1), np.float32)
+    for place in _places(padded_space, window):
+        part = _run(network, items[(slice(None), *place)])
+        if total is None:
+            total = np.zeros((*items.shape[:-1], part.shape[-1]), np.float32)
+        total[(slice(None), *place)] += part
+        count[place] += 1
+    assert total is not None
+    total /= count
+    keep = tuple(slice((p - h) // 2, (p - h) // 2 + h) for p, h in zip(padded_space, space))
+    total = total[(slice(None), *keep)]
+    return np.array(total if rank == 2 else total[0])
+
+
+def _multiple(network: keras.Model) -> int:
+    """What sizes must be multiples of; 16 suits most networks that are not ours."""
+    return 2**network.depth if isinstance(network, UNet) else 16
+
+
+def _places(space: Sequence[int], window: Sequence[int]) -> Iterator[tuple[slice, ...]]:
+    """Windows that cover the space, overlapping by at least half a window."""
+    starts = []
+    for have, want in zip(space, window, strict=True):
+        steps = -(-(have - want) // max(1, want // 2)) + 1
+        starts.append(sorted({round(s) for s in np.linspace(0, have - want, steps)}))
+    for corner in product(*starts):
+        yield tuple(slice(s, s + w) for s, w in zip(corner, window, strict=True))
+
+
+def _run(network: keras.Model, items: np.ndarray) -> np.ndarray:
+    """Batches of one size, the last one filled up, so that little is compiled twice."""
+    most = max(1, _VOXELS_A_BATCH // int(np.prod(items.shape[1:-1])))
+    size = min(most, -(-len(items) // 16) * 16 if len(items) > 1 else 1)
+    outputs = []
+    for start in range(0, len(items), size):
+        batch = items[start : start + size]
+        filler = np.repeat(batch[-1:], size - len(batch), axis=0)
+        logits = network.predict_on_batch(np.concatenate([batch, filler]))
+        outputs.append(np.asarray(logits, np.float32)[: len(batch)])
+    return np.concatenate(outputs)

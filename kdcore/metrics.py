@@ -1,0 +1,211 @@
+"""Per case, in 3-D, units in the name; undefined is NaN (null in JSON), never smoothed.
+
+| reference | prediction | Dice | surface Dice | hd95_mm |
+|---|---|---|---|---|
+| has the label | has it | [0, 1] | [0, 1] | ≥ 0 |
+| has the label | lacks it, or the other way round | 0 | 0 | NaN |
+| lacks it | lacks it | NaN | NaN | NaN |
+"""
+
+from collections.abc import Iterable, Sequence
+
+import keras
+import numpy as np
+from keras import ops
+
+from kdcore.cases import Case
+from kdcore.inference import predict_probabilities
+from kdcore.losses import IGNORE, Tensor
+from kdcore.normalization import Normalization
+from kdcore.splits import Split
+
+SURFACE_TOLERANCE_MM = 1.0
+_CALIBRATION_BINS = 15
+
+
+def dice(reference: np.ndarray, prediction: np.ndarray, label: int) -> float:
+    """2 |A ∩ B| / (|A| + |B|) of one label of two masks of any (equal) shape.
+
+    Returns:
+        In [0, 1]; NaN if the label is in neither mask, 0 if in one only.
+
+    Reference: Dice 1945, https://doi.org/10.2307/1932409
+    """
+    a, b = _pair(reference, prediction, label)
+    size = np.count_nonzero(a) + np.count_nonzero(b)
+    return float("nan") if size == 0 else 2 * np.count_nonzero(a & b) / size
+
+
+def surface_distances(
+    reference: np.ndarray, prediction: np.ndarray, label: int, spacing_mm: Sequence[float]
+) -> tuple[float, float]:
+    """Surface Dice at 1 mm and 95th-percentile symmetric surface distance in mm.
+
+    Computed on meshes by MeshMetrics.
+
+    Returns:
+        `(surface_dice_1mm, hd95_mm)`; see the table above for empty masks.
+
+    Reference: Nikolov et al. 2021, https://doi.org/10.2196/26151; Podobnik and Vrtovec
+    2025, https://arxiv.org/abs/2509.05670
+    """
+    a, b = _pair(reference, prediction, label)
+    if not a.any() or not b.any():
+        return (float("nan") if a.any() == b.any() else 0.0), float("nan")
+    from meshmetrics import DistanceMetrics
+
+    # A mesh closes only if the mask does not touch the border of the array.
+    metrics = DistanceMetrics(verbose=False)
+    metrics.set_input(ref=np.pad(a, 1), pred=np.pad(b, 1), spacing=tuple(spacing_mm))
+    return float(metrics.nsd(tau=SURFACE_TOLERANCE_MM)), float(metrics.hd(percentile=95))
+
+
+def calibration(reference: np.ndarray, probabilities: np.ndarray) -> dict[str, float]:
+    """How far probabilities can be believed, over all voxels of a case.
+
+    Args:
+        reference: `(D, H, W)` labels.
+        probabilities: `(D, H, W, C)` that sum to 1.
+
+    Returns:
+        `ece`: expected calibration error of the top class, 15 equal bins, in [0, 1].
+        `brier`: mean of Σ_c (p_c − y_c)², in [0, 2]. `nll`: mean −log p(label), in nats.
+
+    Reference: Guo et al. 2017, section 2, https://arxiv.org/abs/1706.04599
+    """
+    labels, p = reference.reshape(-1), probabilities.reshape(-1, probabilities.shape[-1])
+    if len(labels) != len(p):
+        raise ValueError(f"Shapes {reference.shape} and {probabilities.shape} do not fit.")
+    of_label = np.take_along_axis(p, labels[:, None].astype(np.int64), axis=1)[:, 0]
+    confidence, correct = p.max(axis=1), p.argmax(axis=1) == labels
+    bins = np.minimum((confidence * _CALIBRATION_BINS).astype(int), _CALIBRATION_BINS - 1)
+    gap = np.bincount(bins, correct.astype(float) - confidence, minlength=_CALIBRATION_BINS)
+    return {
+        "ece": float(np.abs(gap).sum() / len(labels)),
+        "brier": float(np.mean((p**2).sum(axis=1) - 2 * of_label + 1)),
+        "nll": float(np.mean(-np.log(np.maximum(of_label, 1e-12)))),
+    }
+
+
+def evaluate(
+    model: keras.Model,
+    cases: Iterable[Case],
+    *,
+    normalization: Normalization = "percentile",
+    split: Split | None = None,
+    part: str = "test",
+) -> dict[str, dict[str, dict[str, float]]]:
+    """Metrics of a network on whole cases.
+
+    Args:
+        model: Raw logits out; a `Distiller` is evaluated as its student. Nothing in it
+            changes.
+        cases: Cases with masks.
+        normalization: The one the network was trained with.
+        split: If given, only cases of its `part` may be evaluated.
+        part: "test" or "validation".
+
+    Returns:
+        `[case_id][label]` with `dice`, `surface_dice_1mm` and `hd95_mm` for each
+        foreground label ("1", "2", ...), and `[case_id]["all"]` with `mean_dice` (over the
+        labels where it is defined), `ece`, `brier` and `nll`.
+
+    Raises:
+        ValueError: If a case has no mask.
+        LeakageError: If a case is not in that part of the split.
+    """
+    results = {}
+    for case in cases:
+        if case.mask is None:
+            raise ValueError(f"{case.case_id} has no mask, so it cannot be evaluated.")
+        if split is not None:
+            split.require([case.case_id], (part,), "evaluate")
+        probabilities = predict_probabilities(model, case, normalization)
+        results[case.case_id] = evaluate_case(case, probabilities)
+    return results
+
+
+def evaluate_case(case: Case, probabilities: np.ndarray) -> dict[str, dict[str, float]]:
+    """The entry of one case in `evaluate`, from its `(D, H, W, C)` probabilities."""
+    if case.mask is None:
+        raise ValueError(f"{case.case_id} has no mask, so it cannot be evaluated.")
+    num_classes = probabilities.shape[-1]
+    if case.mask.max() >= num_classes:
+        raise ValueError(
+            f"{case.case_id} holds label {case.mask.max()}, but the network knows only "
+            f"{num_classes} classes (0 … {num_classes - 1})."
+        )
+    prediction = probabilities.argmax(axis=-1)
+    result: dict[str, dict[str, float]] = {}
+    for label in range(1, num_classes):
+        surface_dice, hd95 = surface_distances(
+            case.mask, prediction, label, case.spacing_mm
+        )
+        result[str(label)] = {
+            "dice": dice(case.mask, prediction, label),
+            "surface_dice_1mm": surface_dice,
+            "hd95_mm": hd95,
+        }
+    defined = [m["dice"] for m in result.values() if np.isfinite(m["dice"])]
+    mean = float(np.mean(defined)) if defined else float("nan")
+    result["all"] = {"mean_dice": mean, **calibration(case.mask, probabilities)}
+    return result
+
+
+def mean_dice(results: dict[str, dict[str, dict[str, float]]]) -> float:
+    """Mean over cases of the mean foreground Dice; NaN if it is defined for none."""
+    values = [case["all"]["mean_dice"] for case in results.values()]
+    defined = [value for value in values if value is not None and np.isfinite(value)]
+    return float(np.mean(defined)) if defined else float("nan")
+
+
+@keras.saving.register_keras_serializable("kdcore")
+class ForegroundDice(keras.metrics.Metric):
+    """Mean foreground Dice of integer masks and raw logits, over all voxels seen.
+
+    To watch training; the reported Dice is `evaluate`'s, per case. Voxels with a mask of −1
+    do not count, and neither do labels that occur nowhere.
+    """
+
+    def __init__(self, num_classes: int, name: str = "dice", **kwargs: object) -> None:
+        super().__init__(name=name, **kwargs)
+        self.num_classes = num_classes
+        labels = max(1, num_classes - 1)
+        self.overlap = self.add_weight(shape=(labels,), initializer="zeros", name="overlap")
+        self.size = self.add_weight(shape=(labels,), initializer="zeros", name="size")
+
+    def update_state(
+        self, y_true: Tensor, y_pred: Tensor, sample_weight: Tensor | None = None
+    ) -> None:
+        labels = range(1, max(2, self.num_classes))
+        if y_pred.shape[-1] == 1:
+            prediction = ops.cast(y_pred[..., 0] > 0, "int32")
+        else:
+            prediction = ops.cast(ops.argmax(y_pred, axis=-1), "int32")
+        reference = ops.cast(y_true, "int32")
+        counted = reference != IGNORE
+        a = ops.stack([ops.cast((reference == i) & counted, "float32") for i in labels])
+        b = ops.stack([ops.cast((prediction == i) & counted, "float32") for i in labels])
+        axes = tuple(range(1, len(a.shape)))
+        self.overlap.assign_add(ops.sum(a * b, axis=axes))
+        self.size.assign_add(ops.sum(a + b, axis=axes))
+
+    def result(self) -> Tensor:
+        present = ops.cast(self.size > 0, "float32")
+        values = ops.divide_no_nan(2 * self.overlap, self.size)
+        return ops.divide_no_nan(ops.sum(values * present), ops.sum(present))
+
+    def get_config(self) -> dict[str, object]:
+        return {**super().get_config(), "num_classes": self.num_classes}
+
+
+def _pair(
+    reference: np.ndarray, prediction: np.ndarray, label: int
+) -> tuple[np.ndarray, np.ndarray]:
+    reference, prediction = np.asarray(reference), np.asarray(prediction)
+    if reference.shape != prediction.shape:
+        raise ValueError(
+            f"Masks of one shape are needed. Received: reference {reference.shape}, "
+            f"prediction {prediction.shape}."
+        )
+    return reference == label, prediction == label

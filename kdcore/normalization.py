@@ -1,0 +1,119 @@
+"""Intensities of a scan to comparable numbers, per case or fitted on training cases.
+
+MRI has no unit: the same tissue is 100 in one file and 100,000 in the next. The
+per-case methods need nothing but the scan and are the ones to use; the fitted min-max is
+the 2020 recipe's, kept so that its failure can be shown.
+"""
+
+from collections.abc import Callable, Iterable
+from dataclasses import dataclass
+
+import numpy as np
+
+from kdcore.cases import Case
+from kdcore.splits import Split
+
+METHODS = ("minmax", "zscore", "percentile")
+PERCENTILES = (0.5, 99.5)
+
+Normalization = str | Callable[[np.ndarray], np.ndarray] | None
+"""A method's name, a fitted function, or None for images that are ready."""
+
+
+def normalize(image: np.ndarray, method: str = "percentile") -> np.ndarray:
+    """One case's image with each sequence on its own scale.
+
+    Args:
+        image: `(..., S)`; all axes but the last are one sequence's voxels.
+        method: "minmax" maps the range to [0, 1]; "zscore" gives mean 0 and standard
+            deviation 1; "percentile" maps the 0.5th to the 99.5th percentile to [0, 1]
+            and clips, so that a few bright vessels do not darken all else.
+
+    Returns:
+        `(..., S)` float32. A constant sequence becomes zeros.
+
+    Raises:
+        ValueError: For another method, or voxels that are NaN or infinite.
+    """
+    if method not in METHODS:
+        raise ValueError(f"method must be one of {METHODS}. Received: {method!r}.")
+    image = np.asarray(image, dtype=np.float64)
+    if image.ndim < 2:
+        raise ValueError(f"Expected (..., sequences). Received: shape {image.shape}.")
+    if not np.isfinite(image).all():
+        raise ValueError("The image holds NaN or infinite voxels. Repair it first.")
+    voxels = image.reshape(-1, image.shape[-1])
+    if method == "zscore":
+        low, width = voxels.mean(axis=0), voxels.std(axis=0)
+    elif method == "minmax":
+        low, width = voxels.min(axis=0), np.ptp(voxels, axis=0)
+    else:
+        low, high = np.percentile(voxels, PERCENTILES, axis=0)
+        width = high - low
+    constant = (np.ptp(voxels, axis=0) == 0) | (width <= 0)
+    scaled = (image - low) / np.where(constant, 1.0, width)
+    scaled = np.where(constant, 0.0, scaled)
+    if method == "percentile":
+        scaled = scaled.clip(0.0, 1.0)
+    return scaled.astype(np.float32)
+
+
+@dataclass(frozen=True)
+class FittedMinMax:
+    """(I − min) / (max − min) with one minimum and maximum for all cases.
+
+    Attributes:
+        minimum: One a sequence, over all voxels of the cases it was fitted on.
+        maximum: Likewise.
+        case_ids: The cases it was fitted on.
+    """
+
+    minimum: tuple[float, ...]
+    maximum: tuple[float, ...]
+    case_ids: tuple[str, ...]
+
+    def __call__(self, image: np.ndarray) -> np.ndarray:
+        """`(..., S)` -> float32; a sequence that was constant becomes zeros."""
+        low, high = np.array(self.minimum), np.array(self.maximum)
+        width = np.where(high > low, high - low, 1.0)
+        return np.where(high > low, (image - low) / width, 0.0).astype(np.float32)
+
+
+def fit_minmax(cases: Iterable[Case], split: Split) -> FittedMinMax:
+    """Minimum and maximum of each sequence over training cases.
+
+    Args:
+        cases: Labelled or unlabelled training cases of `split`.
+        split: Says which those are.
+
+    Raises:
+        LeakageError: If a case is one of validation or test.
+    """
+    cases = list(cases)
+    split.require([case.case_id for case in cases], ("labelled", "unlabelled"), "fit_minmax")
+    if not cases:
+        raise ValueError("fit_minmax needs at least one case.")
+    low = np.min([case.image.min(axis=(0, 1, 2)) for case in cases], axis=0)
+    high = np.max([case.image.max(axis=(0, 1, 2)) for case in cases], axis=0)
+    return FittedMinMax(
+        tuple(map(float, low)), tuple(map(float, high)), tuple(c.case_id for c in cases)
+    )
+
+
+def apply_normalization(image: np.ndarray, normalization: Normalization) -> np.ndarray:
+    """`image` by a method's name, a fitted function, or as it is."""
+    if normalization is None:
+        return np.asarray(image, dtype=np.float32)
+    if callable(normalization):
+        return np.asarray(normalization(image), dtype=np.float32)
+    return normalize(image, normalization)
+
+
+def describe_normalization(normalization: Normalization) -> str:
+    """A string that changes whenever the normalization does, for manifests."""
+    if normalization is None or isinstance(normalization, str):
+        return str(normalization)
+    if isinstance(normalization, FittedMinMax):
+        return repr(normalization)
+    module = getattr(normalization, "__module__", "")
+    return f"{module}.{getattr(normalization, '__qualname__', type(normalization).__name__)}"

@@ -1,0 +1,310 @@
+"""Soft targets: per-voxel log-probabilities of whole cases, on disk.
+
+Whoever makes the probabilities is a teacher: a network, several, a 3-D one for a 2-D
+student, one that saw other sequences, an nnU-Net outside Keras. A folder holds
+
+    manifest.json      digest of the teacher, normalization, number of classes
+    <case_id>.npy      (D, H, W, C) float16 log-probabilities
+    <case_id>.json     digests of the image that was labelled and of the array
+
+A case's JSON is written last, so a case is either whole or not there.
+"""
+
+from collections.abc import Callable, Iterable, Iterator, Sequence
+from pathlib import Path
+from typing import Any
+
+import keras
+import numpy as np
+
+from kdcore.cases import Case
+from kdcore.files import digest, file_digest, read_json, replacing, write_json
+from kdcore.normalization import Normalization, describe_normalization
+from kdcore.splits import Split
+
+Teacher = keras.Model | Callable[[Case], np.ndarray]
+"""A model with raw logits, or a callable case -> `(D, H, W, C)` probabilities."""
+
+FORMAT = 1
+_LEAST_PROBABILITY = 1e-30
+
+
+class SoftTargetsError(ValueError):
+    """Soft targets on disk are damaged, incomplete or made for something else."""
+
+
+class SoftTargets:
+    """Read access to a folder of soft targets; make one with `write` or `open`.
+
+    `soft_targets[case_id]` is a read-only memory-mapped `(D, H, W, C)` float16 array of
+    log-probabilities. Its digest is checked the first time it is asked for.
+    """
+
+    def __init__(self, folder: Path, manifest: dict[str, Any]) -> None:
+        self.folder, self.manifest = folder, manifest
+        self._verified: set[str] = set()
+
+    @classmethod
+    def write(
+        cls,
+        teacher: Teacher | Sequence[Teacher],
+        cases: Iterable[Case],
+        folder: str | Path,
+        *,
+        normalization: Normalization = "percentile",
+        split: Split | None = None,
+    ) -> "SoftTargets":
+        """Label cases with a teacher, case by case; a second call goes on where it stopped.
+
+        Args:
+            teacher: A model, a callable case -> probabilities `(D, H, W, C)`, or a list of
+                either, whose mean probability is taken.
+            cases: The cases to label; their masks are not looked at.
+            folder: Where to write. Cases that are there already are skipped.
+            normalization: Of the images, for teachers that are models.
+            split: If given, only training cases may be labelled.
+
+        Raises:
+            SoftTargetsError: If the folder holds soft targets of another teacher,
+                normalization or number of classes.
+            LeakageError: If a case is one of `split`'s validation or test cases.
+            ValueError: If the teacher's output is no probability map of the case.
+        """
+        folder, cases = Path(folder), list(cases)
+        if split is not None:
+            split.require(
+                [c.case_id for c in cases], ("labelled", "unlabelled"), "SoftTargets.write"
+            )
+        header = {
+            "format": FORMAT,
+            "teacher": teacher_digest(teacher),
+            "normalization": describe_normalization(normalization),
+        }
+        if (folder / "manifest.json").exists():
+            _compare_header(folder, read_json(folder / "manifest.json"), header)
+        for case in cases:
+            _write_case(folder, header, teacher, case, normalization)
+        return cls.open(folder)
+
+    @classmethod
+    def open(
+        cls,
+        folder: str | Path,
+        *,
+        teacher: Teacher | Sequence[Teacher] | None = None,
+        cases: Iterable[Case] = (),
+        normalization: Normalization = "percentile",
+    ) -> "SoftTargets":
+        """Open a folder, and check it against whatever is passed.
+
+        Args:
+            folder: What `write` wrote.
+            teacher: If given, the teacher it must be of.
+            cases: Cases that must be in it, with the very images that were labelled.
+            normalization: That the cases must have been labelled with.
+
+        Raises:
+            FileNotFoundError: If there are no soft targets.
+            SoftTargetsError: Saying what changed.
+        """
+        folder = Path(folder)
+        if not (folder / "manifest.json").is_file():
+            raise FileNotFoundError(
+                f"{folder} holds no soft targets: it has no manifest.json. "
+                "Make them with SoftTargets.write."
+            )
+        manifest = read_json(folder / "manifest.json")
+        if not isinstance(manifest, dict) or manifest.get("format") != FORMAT:
+            raise SoftTargetsError(f"{folder / 'manifest.json'} is of an unknown format.")
+        targets = cls(folder, manifest)
+        if teacher is not None:
+            _compare_header(folder, manifest, {"teacher": teacher_digest(teacher)})
+        cases = list(cases)
+        if cases:
+            targets.check_images(cases, normalization)
+        return targets
+
+    def __getitem__(self, case_id: str) -> np.ndarray:
+        record = self._record(case_id)
+        path = self.folder / f"{case_id}.npy"
+        if case_id not in self._verified and file_digest(path) != record["array"]:
+            raise SoftTargetsError(
+                f"{path} is not the file that was written: its digest changed. Delete "
+                f"{case_id}.json beside it and run SoftTargets.write again."
+            )
+        self._verified.add(case_id)
+        array: np.ndarray = np.load(path, mmap_mode="r", allow_pickle=False)
+        return array
+
+    def __contains__(self, case_id: object) -> bool:
+        return (self.folder / f"{case_id}.json").is_file()
+
+    def __iter__(self) -> Iterator[str]:
+        """Ids of the cases that are whole, sorted."""
+        names = (path.stem for path in self.folder.glob("*.json"))
+        return iter(sorted(name for name in names if name != "manifest"))
+
+    def __len__(self) -> int:
+        return sum(1 for _ in self)
+
+    @property
+    def num_classes(self) -> int:
+        """Channels of the arrays; a Bernoulli teacher gives 2."""
+        return int(self.manifest["num_classes"])
+
+    def digest(self) -> str:
+        """Of the teacher and of all arrays."""
+        return digest(self.manifest, [self._record(case_id)["array"] for case_id in self])
+
+    def check_images(self, cases: Iterable[Case], normalization: Normalization) -> None:
+        """Raise `SoftTargetsError` unless these very images were labelled."""
+        _compare_header(
+            self.folder, self.manifest, {"normalization": describe_normalization(normalization)}
+        )
+        for case in cases:
+            record = self._record(case.case_id)
+            if record["image"] != digest(case.image):
+                raise SoftTargetsError(
+                    f"{self.folder}: the image of {case.case_id} is not the one that was "
+                    "labelled. Label it again with SoftTargets.write."
+                )
+
+    def _record(self, case_id: str) -> dict[str, Any]:
+        if case_id not in self:
+            raise KeyError(
+                f"{self.folder} has no soft target for {case_id} (it has {len(self)} cases). "
+                "Run SoftTargets.write with this case; it goes on where it stopped."
+            )
+        record: dict[str, Any] = read_json(self.folder / f"{case_id}.json")
+        return record
+
+
+def teacher_digest(teacher: Teacher | Sequence[Teacher]) -> str:
+    """SHA-256 of a teacher: weights and layers of models, `digest` or code of callables.
+
+    A callable's digest is its attribute `digest` if it has one, else its name and
+    bytecode, which say nothing about the values it closes over.
+    """
+    if isinstance(teacher, list | tuple):
+        return digest([teacher_digest(one) for one in teacher])
+    if isinstance(teacher, keras.Model):
+        network = getattr(teacher, "student", teacher)
+        layers = [type(layer).__name__ for layer in network.layers]
+        weights = [np.asarray(w) for w in network.get_weights()]
+        return digest(layers, *weights)
+    if not callable(teacher):
+        raise ValueError(
+            f"A teacher is a keras.Model or a callable case -> probabilities. "
+            f"Received: {type(teacher)}."
+        )
+    own = getattr(teacher, "digest", None)
+    if own is not None:
+        return digest(str(own() if callable(own) else own))
+    code = getattr(teacher, "__code__", None)
+    name = getattr(teacher, "__qualname__", type(teacher).__qualname__)
+    return digest(name, code.co_code.hex() if code else "", str(code.co_consts) if code else "")
+
+
+class NNUNetProbabilities:
+    """Teacher for `SoftTargets.write`: the `.npz` files of `nnUNetv2_predict
+    --save_probabilities`, one a case.
+
+    Args:
+        folder: Holds `<case_id>.npz` with an array `probabilities` (or `softmax`, from
+            version 1) of shape (C, Z, Y, X), the axis order of SimpleITK; it is turned
+            into kdcore's (X, Y, Z, C).
+    """
+
+    def __init__(self, folder: str | Path) -> None:
+        self.folder = Path(folder)
+        if not any(self.folder.glob("*.npz")):
+            raise FileNotFoundError(f"{self.folder} holds no .npz probability maps.")
+
+    def digest(self) -> str:
+        return digest([[p.name, file_digest(p)] for p in sorted(self.folder.glob("*.npz"))])
+
+    def __call__(self, case: Case) -> np.ndarray:
+        path = self.folder / f"{case.case_id}.npz"
+        if not path.is_file():
+            raise FileNotFoundError(f"{path} does not exist: no probabilities for this case.")
+        try:
+            with np.load(path, allow_pickle=False) as content:
+                key = next((k for k in ("probabilities", "softmax") if k in content), None)
+                if key is None:
+                    raise ValueError(f"it has no array `probabilities`, only {content.files}")
+                array = content[key]
+        except Exception as error:
+            raise ValueError(f"{path} is no probability map: {error}.") from error
+        return np.asarray(array, np.float32).transpose(3, 2, 1, 0)
+
+
+def _write_case(
+    folder: Path,
+    header: dict[str, Any],
+    teacher: Teacher | Sequence[Teacher],
+    case: Case,
+    normalization: Normalization,
+) -> None:
+    record_path = folder / f"{case.case_id}.json"
+    image = digest(case.image)
+    if record_path.is_file() and read_json(record_path)["image"] == image:
+        return
+    probabilities = _checked(_probabilities(teacher, case, normalization), case)
+    manifest = {**header, "num_classes": probabilities.shape[-1]}
+    if (folder / "manifest.json").exists():
+        _compare_header(folder, read_json(folder / "manifest.json"), manifest)
+    else:
+        write_json(folder / "manifest.json", manifest)
+    path = folder / f"{case.case_id}.npy"
+    log_p = np.log(np.maximum(probabilities, _LEAST_PROBABILITY)).astype(np.float16)
+    with replacing(path) as temporary:
+        np.save(temporary, log_p, allow_pickle=False)
+    write_json(record_path, {"image": image, "array": file_digest(path)})
+
+
+def _probabilities(
+    teacher: Teacher | Sequence[Teacher], case: Case, normalization: Normalization
+) -> np.ndarray:
+    if isinstance(teacher, list | tuple):
+        maps = [_probabilities(one, case, normalization) for one in teacher]
+        return np.asarray(np.mean(maps, axis=0))
+    if isinstance(teacher, keras.Model):
+        from kdcore.inference import predict_probabilities
+
+        return predict_probabilities(teacher, case, normalization)
+    assert callable(teacher)
+    return np.asarray(teacher(case), dtype=np.float32)
+
+
+def _checked(probabilities: np.ndarray, case: Case) -> np.ndarray:
+    expected = case.image.shape[:3]
+    if probabilities.ndim != 4 or probabilities.shape[:3] != expected:
+        raise ValueError(
+            f"{case.case_id}: the teacher gave shape {probabilities.shape}. Expected "
+            f"{(*expected, 'classes')}."
+        )
+    if probabilities.shape[-1] == 1:
+        probabilities = np.concatenate([1 - probabilities, probabilities], axis=-1)
+    low, high = float(probabilities.min()), float(probabilities.max())
+    if not (np.isfinite([low, high]).all() and low >= -1e-3 and high <= 1 + 1e-3):
+        raise ValueError(
+            f"{case.case_id}: the teacher's values run from {low:.3g} to {high:.3g}; "
+            "probabilities lie in [0, 1]. Apply softmax to logits first."
+        )
+    total = probabilities.sum(axis=-1, keepdims=True)
+    if not np.allclose(total, 1, atol=1e-2):
+        raise ValueError(
+            f"{case.case_id}: the teacher's probabilities sum to {total.min():.3g} … "
+            f"{total.max():.3g} over classes; expected 1."
+        )
+    return probabilities / total
+
+
+def _compare_header(folder: Path, found: dict[str, Any], wanted: dict[str, Any]) -> None:
+    changed = [key for key, value in wanted.items() if found.get(key) != value]
+    if changed:
+        details = "; ".join(f"{key} was {found.get(key)}, is {wanted[key]}" for key in changed)
+        raise SoftTargetsError(
+            f"{folder} holds soft targets made with another {' and '.join(changed)} "
+            f"({details}). Choose another folder, or delete this one to make them again."
+        )
