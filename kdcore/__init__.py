@@ -3,6 +3,8 @@
 from kdcore.augmentation import Augmentation
 from kdcore.batches import Batches
 from kdcore.cases import Case, read_case, read_msd, save_mask
+from kdcore.checks import TeachingReport, check_teaching
+from kdcore.datasets import hippocampus_folder
 from kdcore.distiller import Distiller, StudentCheckpoint
 from kdcore.inference import predict_mask, predict_probabilities
 from kdcore.losses import (
@@ -16,7 +18,46 @@ from kdcore.losses import (
 )
 from kdcore.metrics import ForegroundDice, calibration, dice, evaluate, surface_distances
 from kdcore.normalization import fit_minmax, normalize
+from kdcore.runs import Run
 from kdcore.soft_targets import NNUNetProbabilities, SoftTargets
 from kdcore.splits import LeakageError, Split, split_cases
 from kdcore.statistics import compare
 from kdcore.unet import unet
+
+__all__ = [
+    "Augmentation",
+    "Batches",
+    "Case",
+    "DiceCrossEntropy",
+    "Distiller",
+    "ForegroundDice",
+    "LeakageError",
+    "NNUNetProbabilities",
+    "Run",
+    "SoftTargets",
+    "Split",
+    "StudentCheckpoint",
+    "TeachingReport",
+    "calibration",
+    "channel_wise_loss",
+    "check_teaching",
+    "compare",
+    "cross_entropy",
+    "dice",
+    "dice_cross_entropy",
+    "evaluate",
+    "fit_minmax",
+    "hippocampus_folder",
+    "kd_loss",
+    "normalize",
+    "predict_mask",
+    "predict_probabilities",
+    "read_case",
+    "read_msd",
+    "regional_kd_loss",
+    "save_mask",
+    "soft_dice_loss",
+    "split_cases",
+    "surface_distances",
+    "unet",
+]

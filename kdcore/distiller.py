@@ -109,7 +109,8 @@ class Distiller(keras.Model):
         training: bool = True,
     ) -> Tensor:
         mask, soft_targets = _split_targets(y)
-        labels, weight = _hard_weights(mask, y_pred, sample_weight)
+        hard_weight, soft_weight = _split_weights(sample_weight)
+        labels, weight = _hard_weights(mask, y_pred, hard_weight)
         # Keras adds the regularizers to the hard loss: h + r. What is wanted is
         # (1 − α)·h + α·s + r, which is (1 − α)·(h + r) + α·(s + r).
         hard = super().compute_loss(x, labels, y_pred, weight, training)
@@ -119,7 +120,7 @@ class Distiller(keras.Model):
         if not training or self.alpha == 0:
             return hard
         teacher_logits = self._teacher_logits(x, soft_targets, y_pred.shape[-1])
-        soft = self.soft_loss(teacher_logits, y_pred, self.temperature, sample_weight)
+        soft = self.soft_loss(teacher_logits, y_pred, self.temperature, soft_weight)
         self._track(self._soft_tracker, soft, y_pred)
         return (1.0 - self.alpha) * hard + self.alpha * (per_replica(soft) + extra)
 
@@ -127,7 +128,7 @@ class Distiller(keras.Model):
         self, x: Tensor, y: Tensor, y_pred: Tensor, sample_weight: Tensor | None = None
     ) -> dict[str, Any]:
         mask, _ = _split_targets(y)
-        _, weight = _hard_weights(mask, y_pred, sample_weight)
+        _, weight = _hard_weights(mask, y_pred, _split_weights(sample_weight)[0])
         return super().compute_metrics(x, mask, y_pred, weight)
 
     def get_metrics_result(self) -> dict[str, Any]:
@@ -136,6 +137,13 @@ class Distiller(keras.Model):
         if self._evaluating or self.alpha == 0:
             results.pop("soft_loss", None)
         return results
+
+    def fit(self, x: Any = None, y: Any = None, *args: Any, **kwargs: Any) -> Any:
+        """As in Keras; one `sample_weight` array also serves a `y` with soft targets."""
+        weight = kwargs.get("sample_weight")
+        if isinstance(y, dict) and weight is not None and not isinstance(weight, dict):
+            kwargs["sample_weight"] = dict.fromkeys(y, weight)
+        return super().fit(x, y, *args, **kwargs)
 
     def evaluate(self, *args: Any, **kwargs: Any) -> Any:
         """The student's hard loss and metrics. Changes no weight, runs no teacher."""
@@ -251,6 +259,13 @@ def _split_targets(y: Tensor) -> tuple[Tensor, Tensor | None]:
             f"Received keys: {sorted(y)}. Use a mask of −1 for images without labels."
         )
     return y["mask"], y.get("soft_targets")
+
+
+def _split_weights(sample_weight: Tensor) -> tuple[Tensor | None, Tensor | None]:
+    """Keras hands one weight to each entry of y, so a dict comes back for a dict."""
+    if isinstance(sample_weight, dict):
+        return sample_weight.get("mask"), sample_weight.get("soft_targets")
+    return sample_weight, sample_weight
 
 
 def _logits_of(log_p: Tensor, channels: int) -> Tensor:

@@ -249,7 +249,7 @@ def _write_case(
     image = digest(case.image)
     if record_path.is_file() and read_json(record_path)["image"] == image:
         return
-    probabilities = _checked(_probabilities(teacher, case, normalization), case)
+    probabilities = _checked(teacher_probabilities(teacher, case, normalization), case)
     manifest = {**header, "num_classes": probabilities.shape[-1]}
     if (folder / "manifest.json").exists():
         _compare_header(folder, read_json(folder / "manifest.json"), manifest)
@@ -262,11 +262,11 @@ def _write_case(
     write_json(record_path, {"image": image, "array": file_digest(path)})
 
 
-def _probabilities(
+def teacher_probabilities(
     teacher: Teacher | Sequence[Teacher], case: Case, normalization: Normalization
 ) -> np.ndarray:
     if isinstance(teacher, list | tuple):
-        maps = [_probabilities(one, case, normalization) for one in teacher]
+        maps = [teacher_probabilities(one, case, normalization) for one in teacher]
         return np.asarray(np.mean(maps, axis=0))
     if isinstance(teacher, keras.Model):
         from kdcore.inference import predict_probabilities

@@ -1,0 +1,180 @@
+"""Is the teacher teaching? Distillation fails silently, so it is measured."""
+
+from collections.abc import Iterable
+from dataclasses import asdict, dataclass
+from typing import Any
+
+import keras
+import numpy as np
+
+from kdcore.cases import Case
+from kdcore.inference import predict_probabilities
+from kdcore.metrics import dice
+from kdcore.normalization import Normalization
+from kdcore.soft_targets import teacher_probabilities
+
+_DOUBT = 0.01        # nats: a voxel where the teacher is not quite sure
+_COLLAPSED = 0.05    # mean foreground Dice
+
+
+@dataclass(frozen=True)
+class TeachingReport:
+    """What `check_teaching` found.
+
+    Attributes:
+        teacher_dice: Mean foreground Dice of the teacher over the cases.
+        student_dice: Likewise of the student.
+        baseline_dice: Likewise of the baseline, or None.
+        agreement: Mean foreground Dice between student and teacher.
+        agreement_before: Likewise before training, or None.
+        zero_gradient_share: Share of the voxels where the teacher is in doubt whose soft
+            gradient T · (q − p) vanishes (below 1e-6).
+        soft_target_entropy: Mean entropy at T over voxels that are not background for
+            teacher or student, in nats.
+        highest_entropy: log of the number of classes.
+        problems: One sentence each; empty if the teacher teaches.
+    """
+
+    teacher_dice: float
+    student_dice: float
+    baseline_dice: float | None
+    agreement: float
+    agreement_before: float | None
+    zero_gradient_share: float
+    soft_target_entropy: float
+    highest_entropy: float
+    problems: tuple[str, ...]
+
+    @property
+    def ok(self) -> bool:
+        return not self.problems
+
+    def to_dict(self) -> dict[str, Any]:
+        """For a results file."""
+        return asdict(self)
+
+    def __str__(self) -> str:
+        def number(value: float | None) -> str:
+            return "not given" if value is None else f"{value:.3f}"
+
+        lines = [
+            "Is the teacher teaching? " + ("Yes." if self.ok else "Not as it should."),
+            f"  Dice            teacher {number(self.teacher_dice)}, student "
+            f"{number(self.student_dice)}, baseline {number(self.baseline_dice)}",
+            f"  agreement       {number(self.agreement_before)} before, "
+            f"{number(self.agreement)} after training (Dice of student with teacher)",
+            f"  soft gradient   zero in {self.zero_gradient_share:.1%} of the voxels where "
+            "the teacher is in doubt",
+            f"  soft targets    entropy {self.soft_target_entropy:.3f} nats in the "
+            f"foreground, {self.highest_entropy:.3f} at most",
+        ]
+        return "\n".join(lines + [f"  ! {problem}" for problem in self.problems])
+
+
+def check_teaching(
+    teacher: Any,
+    student: keras.Model,
+    cases: Iterable[Case],
+    *,
+    baseline: keras.Model | None = None,
+    student_before: keras.Model | None = None,
+    temperature: float = 2.0,
+    normalization: Normalization = "percentile",
+) -> TeachingReport:
+    """Say in words and numbers whether a teacher teaches its student.
+
+    Args:
+        teacher: What was passed to `Distiller` or `SoftTargets.write`.
+        student: The trained student or its `Distiller`.
+        cases: Validation cases with masks.
+        baseline: The same student trained without a teacher.
+        student_before: The student as it was before training.
+        temperature: T of the training.
+        normalization: Of the images.
+    """
+    rows: list[dict[str, float]] = []
+    classes = 2
+    for case in cases:
+        p = teacher_probabilities(teacher, case, normalization)
+        q = predict_probabilities(student, case, normalization)
+        classes = p.shape[-1]
+        row = _soft_numbers(p, q, temperature)
+        row |= {"teacher": _score(case.mask, p), "student": _score(case.mask, q)}
+        row["agreement"] = _score(p.argmax(-1), q)
+        for name, model in {"baseline": baseline, "before": student_before}.items():
+            if model is not None:
+                other = predict_probabilities(model, case, normalization)
+                reference = case.mask if name == "baseline" else p.argmax(-1)
+                row[name] = _score(reference, other)
+        rows.append(row)
+    if not rows:
+        raise ValueError("check_teaching needs at least one validation case.")
+    numbers = {key: _nanmean([row[key] for row in rows]) for key in rows[0]}
+    return TeachingReport(
+        teacher_dice=numbers["teacher"],
+        student_dice=numbers["student"],
+        baseline_dice=numbers.get("baseline"),
+        agreement=numbers["agreement"],
+        agreement_before=numbers.get("before"),
+        zero_gradient_share=numbers["zero"],
+        soft_target_entropy=numbers["entropy"],
+        highest_entropy=float(np.log(classes)),
+        problems=tuple(_problems(numbers, classes)),
+    )
+
+
+def _problems(numbers: dict[str, float], classes: int) -> list[str]:
+    found = []
+    if numbers["teacher"] < _COLLAPSED:
+        found.append("The teacher segments nothing. Train it first, and check its labels.")
+    if numbers["student"] < _COLLAPSED:
+        found.append("The student collapsed to background. See kdcore.regional_kd_loss.")
+    if "baseline" in numbers and numbers["teacher"] <= numbers["baseline"]:
+        found.append(
+            f"The teacher (Dice {numbers['teacher']:.3f}) is no better than the baseline "
+            f"({numbers['baseline']:.3f}), so there is little to learn from it."
+        )
+    if "baseline" in numbers and numbers["student"] < numbers["baseline"]:
+        found.append("The distilled student is below the baseline on these cases.")
+    if "before" in numbers and numbers["agreement"] <= numbers["before"]:
+        found.append("The student agrees with the teacher no more than before training.")
+    if numbers["zero"] > 0.5:
+        found.append(
+            f"The soft gradient is zero in {numbers['zero']:.0%} of the voxels in doubt. Are "
+            "probabilities passed as logits, or a one-channel network through softmax?"
+        )
+    if numbers["entropy"] < 1e-3:
+        found.append("The soft targets are one-hot, so they say no more than labels do.")
+    if numbers["entropy"] > 0.95 * np.log(classes):
+        found.append("The soft targets are almost uniform. Lower the temperature.")
+    return found
+
+
+def _soft_numbers(p: np.ndarray, q: np.ndarray, temperature: float) -> dict[str, float]:
+    soft_p, soft_q = soften(p, temperature), soften(q, temperature)
+    entropy = -(soft_p * np.log(np.maximum(soft_p, 1e-30))).sum(axis=-1)
+    gradient = temperature * np.abs(soft_q - soft_p).max(axis=-1)
+    doubtful = entropy > _DOUBT
+    foreground = (p.argmax(-1) > 0) | (q.argmax(-1) > 0)
+    return {
+        "zero": float((gradient[doubtful] < 1e-6).mean()) if doubtful.any() else float("nan"),
+        "entropy": float(entropy[foreground].mean()) if foreground.any() else float("nan"),
+    }
+
+
+def soften(p: np.ndarray, temperature: float) -> np.ndarray:
+    """Probabilities `(..., C)` at temperature T: p^(1/T), normalized."""
+    powered = np.maximum(p, 1e-30) ** (1.0 / temperature)
+    return np.asarray(powered / powered.sum(axis=-1, keepdims=True))
+
+
+def _score(reference: np.ndarray | None, probabilities: np.ndarray) -> float:
+    if reference is None:
+        raise ValueError("check_teaching needs cases with masks.")
+    prediction = probabilities.argmax(axis=-1)
+    return _nanmean([dice(reference, prediction, k) for k in range(1, probabilities.shape[-1])])
+
+
+def _nanmean(values: list[float]) -> float:
+    defined = [value for value in values if np.isfinite(value)]
+    return float(np.mean(defined)) if defined else float("nan")

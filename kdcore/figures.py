@@ -1,0 +1,115 @@
+"""What people would rather look at than read. Needs matplotlib (`kdcore[figures]`)."""
+
+from collections.abc import Mapping, Sequence
+from typing import TYPE_CHECKING, Any
+
+import numpy as np
+
+from kdcore.cases import Case
+from kdcore.checks import soften
+
+if TYPE_CHECKING:
+    from matplotlib.figure import Figure
+
+# Okabe and Ito's palette: told apart with any colour vision, on light and dark.
+COLORS = ("#E69F00", "#56B4E9", "#009E73", "#F0E442", "#0072B2", "#D55E00", "#CC79A7")
+
+
+def loss_curves(histories: Mapping[str, Mapping[str, Sequence[float]]]) -> "Figure":
+    """Training losses over epochs, one panel an arm.
+
+    Args:
+        histories: `{arm: {"loss": [...], "hard_loss": [...], "soft_loss": [...]}}`.
+    """
+    figure, axes = _panels(1, len(histories), 3.4, 2.8)
+    for axis, (arm, history) in zip(axes[0], histories.items(), strict=True):
+        for color, (name, values) in zip(COLORS, sorted(history.items()), strict=False):
+            axis.plot(range(1, len(values) + 1), values, label=name, color=color)
+        axis.set(title=arm, xlabel="epoch", yscale="log")
+        axis.legend(frameon=False)
+    axes[0][0].set_ylabel("loss")
+    return figure
+
+
+def overlays(
+    rows: Mapping[str, Case], columns: Mapping[str, Mapping[str, np.ndarray]]
+) -> "Figure":
+    """Slices with masks drawn over them: a row for each case, a column for each mask.
+
+    Args:
+        rows: `{title: case}`; the slice with the largest reference foreground is shown.
+        columns: `{title: {case_id: (D, H, W) mask}}`; the image alone and the reference
+            come before them.
+    """
+    titles = ["image", "reference", *columns]
+    figure, axes = _panels(len(rows), len(titles), 1.7, 2.1)
+    for axis_row, (row_title, case) in zip(axes, rows.items(), strict=True):
+        assert case.mask is not None
+        plane = int((case.mask > 0).sum(axis=(1, 2)).argmax())
+        masks = [None, case.mask, *(column[case.case_id] for column in columns.values())]
+        for axis, title, mask in zip(axis_row, titles, masks, strict=True):
+            _show_slice(axis, case.image[plane, ..., 0])
+            if mask is not None:
+                _show_mask(axis, mask[plane])
+            if axis_row is axes[0]:
+                axis.set_title(title, fontsize=9)
+        axis_row[0].set_ylabel(row_title, fontsize=9)
+    return figure
+
+
+def soft_target_maps(
+    case: Case, log_probabilities: np.ndarray, temperatures: Sequence[float] = (1, 2, 5)
+) -> "Figure":
+    """A slice, its reference, and the teacher's foreground probability at each temperature.
+
+    Args:
+        case: With a mask, whose largest slice is shown.
+        log_probabilities: `(D, H, W, C)` of the teacher.
+        temperatures: T, one panel each.
+    """
+    assert case.mask is not None
+    plane = int((case.mask > 0).sum(axis=(1, 2)).argmax())
+    figure, axes = _panels(1, 2 + len(temperatures), 1.9, 2.5)
+    _show_slice(axes[0][0], case.image[plane, ..., 0])
+    _show_slice(axes[0][1], case.image[plane, ..., 0])
+    _show_mask(axes[0][1], case.mask[plane])
+    axes[0][0].set_title("image", fontsize=9)
+    axes[0][1].set_title("reference", fontsize=9)
+    probabilities = np.exp(np.asarray(log_probabilities[plane], np.float32))
+    for axis, temperature in zip(axes[0][2:], temperatures, strict=True):
+        foreground = 1 - soften(probabilities, temperature)[..., 0]
+        shown = axis.imshow(foreground.T, origin="lower", cmap="magma", vmin=0, vmax=1)
+        axis.set_title(f"foreground, T = {temperature:g}", fontsize=9)
+        axis.set_xticks([])
+        axis.set_yticks([])
+    bar = figure.colorbar(shown, ax=list(axes[0][2:]), shrink=0.7, location="right")
+    bar.set_label("probability")
+    return figure
+
+
+def _panels(rows: int, columns: int, width: float, height: float) -> tuple["Figure", Any]:
+    from matplotlib import pyplot
+
+    return pyplot.subplots(
+        rows,
+        columns,
+        figsize=(width * columns, height * rows),
+        squeeze=False,
+        layout="constrained",
+    )
+
+
+def _show_slice(axis: Any, pixels: np.ndarray) -> None:
+    low, high = np.percentile(pixels, (0.5, 99.5))
+    axis.imshow(pixels.T, origin="lower", cmap="gray", vmin=low, vmax=max(high, low + 1e-6))
+    axis.set_xticks([])
+    axis.set_yticks([])
+
+
+def _show_mask(axis: Any, mask: np.ndarray) -> None:
+    for label in range(1, int(mask.max()) + 1):
+        where = (mask == label).T
+        if where.any():
+            color = COLORS[(label - 1) % len(COLORS)]
+            axis.contourf(where, levels=[0.5, 1.5], colors=[color], alpha=0.35)
+            axis.contour(where, levels=[0.5], colors=[color], linewidths=1.2)

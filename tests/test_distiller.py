@@ -1,0 +1,399 @@
+"""Roles, weights, labels, saving: what the peers' distillers get wrong."""
+
+import keras
+import numpy as np
+import pytest
+from pytest import approx
+
+import kdcore
+
+SHAPE = (16, 16, 1)
+BACKEND = keras.backend.backend()
+
+
+def build(seed=0, filters=2, classes=3, **kwargs):
+    keras.utils.set_random_seed(seed)
+    return kdcore.unet(SHAPE, classes, filters=filters, depth=1, **kwargs)
+
+
+def weights(model):
+    return [np.array(keras.ops.convert_to_numpy(w)) for w in model.weights]
+
+
+def same(a, b):
+    return all(np.array_equal(x, y) for x, y in zip(a, b, strict=True))
+
+
+def compiled(model, **kwargs):
+    model.compile(optimizer=keras.optimizers.SGD(0.1), **kwargs)
+    return model
+
+
+def fit(model, x, y, **kwargs):
+    keras.utils.set_random_seed(1)
+    return model.fit(x, y, batch_size=4, verbose=0, shuffle=False, **kwargs).history
+
+
+@pytest.fixture
+def data(rng):
+    x = rng.normal(size=(8, *SHAPE)).astype("float32")
+    return x, (x[..., 0] > 0).astype("int32") + (x[..., 0] > 1)
+
+
+@pytest.fixture
+def log_p(rng):
+    return np.log(rng.dirichlet([1, 1, 1], (8, *SHAPE[:2]))).astype("float16")
+
+
+# --- roles ------------------------------------------------------------------------------
+
+
+def test_only_the_student_learns(data):
+    teacher, student = build(1, 4), build(2)
+    before = weights(teacher), weights(student)
+    fit(compiled(kdcore.Distiller(student, teacher)), *data, epochs=2)
+    assert same(before[0], weights(teacher))  # batch normalization included
+    assert not same(before[1], weights(student))
+
+
+def test_the_student_moves_towards_the_teacher(data):
+    teacher, student = build(1, 4), build(2)
+    distiller = kdcore.Distiller(student, teacher, temperature=1.0, alpha=1.0)
+    distiller.compile(optimizer=keras.optimizers.Adam(0.02))
+    history = fit(distiller, *data, epochs=20)
+    assert history["soft_loss"][-1] < 0.5 * history["soft_loss"][0]
+
+
+def test_history_has_the_three_losses_and_they_add_up(data):
+    for alpha in (0.25, 1.0):
+        distiller = compiled(kdcore.Distiller(build(2), build(1, 4), alpha=alpha))
+        history = fit(distiller, *data, epochs=2)
+        hard, soft = np.array(history["hard_loss"]), np.array(history["soft_loss"])
+        np.testing.assert_allclose(
+            history["loss"], (1 - alpha) * hard + alpha * soft, rtol=1e-5
+        )
+
+
+def test_losses_are_those_of_the_functions(data):
+    x, y = data
+    student, teacher = build(2), build(1, 4)
+    hard = float(kdcore.dice_cross_entropy(y, student(x, training=True)))
+    student = build(2)
+    logits = student(x, training=True)
+    soft = float(kdcore.regional_kd_loss(teacher(x, training=False), logits, 3.0))
+    distiller = compiled(kdcore.Distiller(build(2), teacher, temperature=3.0))
+    keras.utils.set_random_seed(1)
+    history = distiller.fit(x, y, batch_size=8, verbose=0).history
+    assert history["hard_loss"][0] == approx(hard, rel=1e-4)
+    assert history["soft_loss"][0] == approx(soft, rel=1e-4)
+
+
+@pytest.mark.parametrize("with_teacher", [False, True])
+def test_alpha_zero_is_plain_fit(data, with_teacher):
+    plain, distilled = build(3), build(3)
+    compiled(plain, loss=kdcore.DiceCrossEntropy())
+    teacher = build(1, 4) if with_teacher else None
+    distiller = compiled(kdcore.Distiller(distilled, teacher, alpha=0.0))
+    a, b = fit(plain, *data, epochs=2), fit(distiller, *data, epochs=2)
+    if BACKEND == "torch":  # its CPU kernels sum in no fixed order
+        for x, y in zip(weights(plain), weights(distilled), strict=True):
+            np.testing.assert_allclose(x, y, atol=1e-5)
+    else:
+        assert a["loss"] == b["loss"]
+        assert same(weights(plain), weights(distilled))
+    assert "soft_loss" not in b
+
+
+# --- soft targets in place of a teacher -------------------------------------------------
+
+
+def test_soft_targets_equal_the_online_teacher(data):
+    x, y = data
+    teacher = build(1, 4)
+    logits = teacher.predict(x, verbose=0)
+    log_p = logits - np.logaddexp.reduce(logits, axis=-1, keepdims=True)
+    online, offline = build(2), build(2)
+    fit(compiled(kdcore.Distiller(online, teacher)), x, y)
+    fit(compiled(kdcore.Distiller(offline)), x, {"mask": y, "soft_targets": log_p})
+    for a, b in zip(weights(online), weights(offline), strict=True):
+        np.testing.assert_allclose(a, b, atol=1e-5)
+
+
+def test_without_teacher_and_soft_targets_it_says_so(data):
+    with pytest.raises(ValueError, match="no teacher and y brings no soft targets"):
+        fit(compiled(kdcore.Distiller(build())), *data)
+
+
+def test_unlabelled_samples_need_no_labels(data, log_p):
+    x, y = data
+    nothing = np.full_like(y, -1)
+    history = fit(compiled(kdcore.Distiller(build())), x, {"mask": nothing, "soft_targets": log_p})
+    assert history["hard_loss"][0] == 0.0
+    assert history["loss"][0] == approx(0.5 * history["soft_loss"][0], rel=1e-5)
+
+
+def test_hidden_labels_do_not_matter(data, log_p):
+    x, y = data
+    half = y.copy()
+    half[4:] = -1
+    one, two = build(2), build(2)
+    keras_loss = keras.losses.SparseCategoricalCrossentropy(from_logits=True)
+    hard = [
+        fit(compiled(kdcore.Distiller(m), loss=loss), x, {"mask": half, "soft_targets": log_p})
+        for m, loss in ((one, keras_loss), (two, kdcore.DiceCrossEntropy(dice_weight=0.0)))
+    ]
+    # Keras' own loss becomes a mean over the voxels that are labelled, too.
+    assert hard[0]["hard_loss"][0] == approx(hard[1]["hard_loss"][0], rel=1e-4)
+
+
+def test_one_channel_student(data):
+    x, y = data
+    y = (y > 0).astype("int32")
+    p = np.where(y > 0, 0.8, 0.1)[..., None].astype("float32")
+    two_channels = np.log(np.concatenate([1 - p, p], axis=-1))
+    histories = [
+        fit(compiled(kdcore.Distiller(build(2, classes=1))), x, {"mask": y, "soft_targets": s})
+        for s in (np.log(p), two_channels)
+    ]
+    assert histories[0]["soft_loss"][0] > 0.01
+    assert histories[0]["soft_loss"][0] == approx(histories[1]["soft_loss"][0], rel=1e-4)
+
+
+# --- weights, regularizers --------------------------------------------------------------
+
+
+def test_sample_weight_counts_in_both_losses(data, log_p):
+    x, y = data
+    weight = np.ones(8, "float32")
+    weight[4:] = 0
+    target = {"mask": y, "soft_targets": log_p}
+    first = {"mask": y[:4], "soft_targets": log_p[:4]}
+    weighted = compiled(kdcore.Distiller(build(2)))
+    weighted.fit(x, target, sample_weight=weight, batch_size=8, verbose=0)
+    # The student's batch statistics differ, so compare losses of the same forward pass.
+    logits = build(2)(x, training=True)
+    soft = float(kdcore.regional_kd_loss(log_p, logits, 2.0, weight))
+    hard = float(kdcore.dice_cross_entropy(y, logits, weight))
+    again = compiled(kdcore.Distiller(build(2)))
+    history = again.fit(x, target, sample_weight=weight, batch_size=8, verbose=0).history
+    assert history["soft_loss"][0] == approx(soft, rel=1e-4)
+    assert history["hard_loss"][0] == approx(hard, rel=1e-4)
+    other = compiled(kdcore.Distiller(build(2)))
+    assert fit(other, x[:4], first)["soft_loss"][0] != approx(
+        float(kdcore.regional_kd_loss(log_p, logits, 2.0)), rel=1e-4
+    )
+
+
+def test_voxel_weights_of_zero_stop_learning(data, log_p):
+    x, y = data
+    student = build(2)
+    before = [w for w in weights(student)]
+    distiller = compiled(kdcore.Distiller(student))
+    zero = np.zeros(y.shape, "float32")
+    distiller.fit(
+        x, {"mask": y, "soft_targets": log_p}, sample_weight=zero, verbose=0, batch_size=8
+    )
+    trainable = {id(w) for w in student.trainable_weights}
+    for old, variable in zip(before, student.weights, strict=True):
+        if id(variable) in trainable:
+            np.testing.assert_array_equal(old, keras.ops.convert_to_numpy(variable))
+
+
+def test_regularizers_and_add_loss_are_kept_whole(data, log_p):
+    x, y = data
+
+    class Activity(keras.layers.Layer):
+        def call(self, z):
+            self.add_loss(keras.ops.convert_to_tensor(7.0))
+            return z
+
+    inputs = keras.Input(SHAPE)
+    z = keras.layers.Conv2D(3, 1, kernel_regularizer=keras.regularizers.L2(10.0))(inputs)
+    student = keras.Model(inputs, Activity()(z))
+    kernel = keras.ops.convert_to_numpy(student.layers[1].kernel)
+    extra = 7.0 + 10.0 * float((kernel**2).sum())
+    distiller = compiled(kdcore.Distiller(student, alpha=0.75))
+    target = {"mask": y, "soft_targets": log_p}
+    history = distiller.fit(x, target, batch_size=8, verbose=0).history
+    losses = 0.25 * history["hard_loss"][0] + 0.75 * history["soft_loss"][0]
+    assert history["loss"][0] == approx(losses + extra, rel=1e-4)
+
+
+# --- evaluation -------------------------------------------------------------------------
+
+
+def test_evaluate_changes_nothing_and_is_the_students_own(data):
+    x, y = data
+    student, teacher = build(2), build(1, 4)
+    distiller = kdcore.Distiller(student, teacher)
+    compiled(distiller, metrics=[kdcore.ForegroundDice(3)])
+    before = weights(student) + weights(teacher)
+    report = distiller.evaluate(x, y, batch_size=8, verbose=0, return_dict=True)
+    assert same(before, weights(student) + weights(teacher))
+    own = float(kdcore.dice_cross_entropy(y, student(x, training=False)))
+    assert report["loss"] == approx(own, rel=1e-5)
+    assert set(report) == {"loss", "hard_loss", "dice"}
+    prediction = student.predict(x, verbose=0).argmax(-1)
+    expected = np.mean([kdcore.dice(y, prediction, k) for k in (1, 2)])
+    assert report["dice"] == approx(expected, rel=1e-5)
+
+
+def test_validation_does_not_run_the_teacher(data):
+    class Raises(keras.layers.Layer):
+        def call(self, z, training=None):
+            raise AssertionError("the teacher was run")
+
+    inputs = keras.Input(SHAPE)
+    teacher = keras.Model(inputs, keras.layers.Conv2D(3, 1)(inputs))
+    distiller = compiled(kdcore.Distiller(build(), teacher))
+    teacher.call = Raises().call
+    distiller.evaluate(*data, verbose=0)
+
+
+def test_predict_is_the_students(data):
+    student = build(2)
+    distiller = kdcore.Distiller(student, build(1, 4))
+    assert distiller.student is student
+    np.testing.assert_array_equal(
+        distiller.predict(data[0], verbose=0), student.predict(data[0], verbose=0)
+    )
+
+
+def test_validation_history_has_no_soft_loss(data, log_p):
+    x, y = data
+    history = fit(
+        compiled(kdcore.Distiller(build())),
+        x,
+        {"mask": y, "soft_targets": log_p},
+        validation_data=(x, y),
+        epochs=2,
+    )
+    assert len(history["soft_loss"]) == 2 and "val_soft_loss" not in history
+    assert history["val_loss"] == history["val_hard_loss"]
+
+
+# --- several teachers, other inputs -----------------------------------------------------
+
+
+def test_several_teachers_are_their_mean_probability(data):
+    x, y = data
+    teachers = [build(1, 4), build(5, 4)]
+    p = np.mean(
+        [keras.ops.convert_to_numpy(keras.ops.softmax(t(x, training=False))) for t in teachers],
+        axis=0,
+    )
+    one, two = build(2), build(2)
+    a = fit(compiled(kdcore.Distiller(one, teachers)), x, y)
+    b = fit(compiled(kdcore.Distiller(two)), x, {"mask": y, "soft_targets": np.log(p)})
+    assert a["soft_loss"][0] == approx(b["soft_loss"][0], rel=1e-4)
+
+
+def test_teacher_with_other_inputs(data, rng):
+    x, y = data
+    teacher = kdcore.unet((16, 16, 4), 3, filters=4, depth=1)
+    distiller = compiled(kdcore.Distiller(build(2), teacher))
+    wide = rng.normal(size=(8, 16, 16, 4)).astype("float32")
+    history = fit(distiller, {"student": x, "teacher": wide}, y)
+    assert np.isfinite(history["loss"]).all()
+    assert distiller.predict(x, verbose=0).shape == (8, 16, 16, 3)
+
+
+# --- saving -----------------------------------------------------------------------------
+
+
+def test_save_load_and_go_on_with_the_optimizer(tmp_path, data):
+    distiller = kdcore.Distiller(build(2), build(1, 4), temperature=3.0, alpha=0.3)
+    distiller.compile(optimizer=keras.optimizers.Adam(0.01))
+    fit(distiller, *data, epochs=2)
+    distiller.save(tmp_path / "d.keras")
+    again = keras.saving.load_model(tmp_path / "d.keras", safe_mode=True)
+    assert (again.temperature, again.alpha) == (3.0, 0.3)
+    assert int(again.optimizer.iterations) == int(distiller.optimizer.iterations) == 4
+    a, b = fit(distiller, *data), fit(again, *data)
+    assert a["loss"][0] == approx(b["loss"][0], rel=1e-6)
+    for x, y in zip(weights(distiller.student), weights(again.student), strict=True):
+        np.testing.assert_allclose(x, y, atol=0 if BACKEND == "tensorflow" else 1e-5)
+
+
+def test_checkpoint_of_the_student_alone(tmp_path, data):
+    student = build(2)
+    distiller = compiled(kdcore.Distiller(student, build(1, 8)))
+    path = tmp_path / "student.keras"
+    fit(distiller, *data, callbacks=[kdcore.StudentCheckpoint(path)])
+    alone = keras.saving.load_model(path)
+    assert alone.count_params() == student.count_params()
+    assert same(weights(alone), weights(student))
+
+
+@pytest.mark.parametrize("policy", ["mixed_bfloat16", "mixed_float16"])
+def test_mixed_precision(policy, data, log_p):
+    if BACKEND == "torch" and policy == "mixed_float16":
+        pytest.skip("PyTorch has no float16 convolution gradients on every CPU")
+    keras.config.set_dtype_policy(policy)
+    try:
+        distiller = compiled(kdcore.Distiller(build(2)))
+        history = fit(distiller, data[0], {"mask": data[1], "soft_targets": log_p}, epochs=2)
+    finally:
+        keras.config.set_dtype_policy("float32")
+    assert np.isfinite(history["loss"]).all()
+
+
+# --- refusals ---------------------------------------------------------------------------
+
+
+@pytest.mark.parametrize("alpha", [-0.1, 1.1, float("nan")])
+def test_impossible_alpha_is_refused(alpha):
+    with pytest.raises(ValueError, match="alpha must lie in"):
+        kdcore.Distiller(build(), alpha=alpha)
+
+
+def test_impossible_networks_are_refused():
+    student = build()
+    with pytest.raises(ValueError, match="same model"):
+        kdcore.Distiller(student, student)
+    with pytest.raises(ValueError, match="4 output channels and the student 3"):
+        kdcore.Distiller(build(), build(1, classes=4))
+    with pytest.raises(ValueError, match="must be a keras.Model"):
+        kdcore.Distiller(build(), lambda x: x)
+    with pytest.raises(ValueError, match="temperature"):
+        kdcore.Distiller(build(), temperature=0)
+    frozen = build()
+    frozen.trainable = False
+    with pytest.raises(ValueError, match="nothing to train"):
+        kdcore.Distiller(frozen)
+
+
+@pytest.mark.parametrize("activation", ["softmax", "sigmoid"])
+def test_probability_heads_are_refused(activation):
+    inputs = keras.Input(SHAPE)
+    model = keras.Model(inputs, keras.layers.Conv2D(3, 1, activation=activation)(inputs))
+    with pytest.raises(ValueError, match=f"ends in {activation}"):
+        kdcore.Distiller(build(), model)
+
+
+def test_a_teacher_of_another_size_never_broadcasts(data):
+    inputs = keras.Input((None, None, 1))
+    z = keras.layers.GlobalAveragePooling2D(keepdims=True)(inputs)
+    teacher = keras.Model(inputs, keras.layers.Conv2D(3, 1)(z))
+    with pytest.raises(Exception, match="same shape|reshape|Reshape|size"):
+        fit(compiled(kdcore.Distiller(build(), teacher)), *data)
+
+
+def test_unknown_keys_of_y_are_refused(data):
+    with pytest.raises(ValueError, match="y must be a mask or"):
+        fit(compiled(kdcore.Distiller(build())), data[0], {"masks": data[1]})
+
+
+# --- replicas ---------------------------------------------------------------------------
+
+
+@pytest.mark.skipif(BACKEND != "tensorflow", reason="tf.distribute is TensorFlow's")
+def test_two_replicas_give_the_update_of_one(tmp_path):
+    import subprocess
+    import sys
+    from pathlib import Path
+
+    script = Path(__file__).with_name("replicas.py")
+    done = subprocess.run([sys.executable, str(script)], capture_output=True, text=True)
+    assert done.returncode == 0, done.stderr[-2000:]
+    assert "largest difference" in done.stdout
