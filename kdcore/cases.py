@@ -35,7 +35,7 @@ class Case:
     case_id: str
     image: np.ndarray
     mask: np.ndarray | None
-    spacing_mm: tuple[float, float, float]
+    spacing_mm: tuple[float, ...]
     sequences: tuple[str, ...] = ("MRI",)
     affine: np.ndarray | None = None
 
@@ -143,7 +143,14 @@ def read_nifti(path: str | Path) -> tuple[np.ndarray, tuple[float, ...], np.ndar
         voxels = np.asarray(image.dataobj)
         spacing = tuple(float(size) for size in image.header.get_zooms()[:3])
         affine = np.asarray(image.affine, dtype=np.float64)
-    except (ImageFileError, HeaderDataError, EOFError, OSError, zlib.error, ValueError) as error:
+    except (
+        ImageFileError,
+        HeaderDataError,
+        EOFError,
+        OSError,
+        zlib.error,
+        ValueError,
+    ) as error:
         raise ValueError(
             f"{path} is no readable NIfTI file: {error}. It may be cut short or another "
             "kind of file; fetch it again."
@@ -289,20 +296,22 @@ def _is_int(value: Any) -> bool:
     return isinstance(value, int) and not isinstance(value, bool)
 
 
-def _entries(
-    folder: Path, description: Mapping[str, Any]
-) -> list[tuple[Path, Path | None]]:
+def _entries(folder: Path, description: Mapping[str, Any]) -> list[tuple[Path, Path | None]]:
     """(image, mask or None) of every case that dataset.json lists."""
     listed: list[tuple[Path, Path | None]] = []
     for entry in description["training"]:
         image, label = (
-            (entry.get("image"), entry.get("label")) if isinstance(entry, dict) else (entry, None)
+            (entry.get("image"), entry.get("label"))
+            if isinstance(entry, dict)
+            else (entry, None)
         )
         if not isinstance(image, str) or not isinstance(label, str | None):
             raise ValueError(f"{folder / 'dataset.json'}: unexpected entry {entry!r}.")
         listed.append((_inside(folder, image), _inside(folder, label) if label else None))
     for entry in description.get("test") or []:
         image = entry.get("image") if isinstance(entry, dict) else entry
+        if not isinstance(image, str):
+            raise ValueError(f"{folder / 'dataset.json'}: unexpected entry {entry!r}.")
         listed.append((_inside(folder, image), None))
     listed = [pair for pair in listed if not pair[0].name.startswith("._")]
     _warn_unlisted(folder, {image.name for image, _ in listed})

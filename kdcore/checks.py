@@ -13,8 +13,8 @@ from kdcore.metrics import dice
 from kdcore.normalization import Normalization
 from kdcore.soft_targets import teacher_probabilities
 
-_DOUBT = 0.01        # nats: a voxel where the teacher is not quite sure
-_COLLAPSED = 0.05    # mean foreground Dice
+_DOUBT = 0.01  # nats: a voxel where the teacher is not quite sure
+_COLLAPSED = 0.05  # mean foreground Dice
 
 
 @dataclass(frozen=True)

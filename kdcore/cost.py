@@ -35,9 +35,7 @@ def count_macs(model: keras.Model) -> int:
     return total
 
 
-def milliseconds_a_slice(
-    model: keras.Model, num_slices: int = 32, repeats: int = 15
-) -> float:
+def milliseconds_a_slice(model: keras.Model, num_slices: int = 32, repeats: int = 15) -> float:
     """Median time of a forward pass, divided by its slices; on this machine, now."""
     shape = (num_slices, *model.input_shape[1:])
     images = np.random.default_rng(0).normal(size=shape).astype(np.float32)

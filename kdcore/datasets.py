@@ -29,7 +29,10 @@ def hippocampus_folder(data_dir: str | Path | None = None) -> Path:
 
     Reference: Simpson et al. 2019, https://arxiv.org/abs/1902.09063 (CC BY-SA 4.0)
     """
-    for name, folder in (("data_dir", data_dir), (DATA_VARIABLE, os.environ.get(DATA_VARIABLE))):
+    for name, folder in (
+        ("data_dir", data_dir),
+        (DATA_VARIABLE, os.environ.get(DATA_VARIABLE)),
+    ):
         if folder:
             return _local(name, Path(folder).expanduser())
     cached = cache_folder() / HIPPOCAMPUS

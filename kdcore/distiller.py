@@ -70,8 +70,7 @@ class Distiller(keras.Model):
     ) -> None:
         super().__init__(**kwargs)
         _check_settings(temperature, alpha)
-        teachers = list(teacher) if isinstance(teacher, list | tuple) else [teacher]
-        teachers = [model for model in teachers if model is not None]
+        teachers = _as_list(teacher)
         _check_networks(student, teachers)
         for model in teachers:
             model.trainable = False
@@ -173,9 +172,7 @@ class Distiller(keras.Model):
         config["soft_loss"] = deserialize(config["soft_loss"], custom_objects)
         return cls(**config)
 
-    def _teacher_logits(
-        self, x: Tensor, soft_targets: Tensor | None, channels: int
-    ) -> Tensor:
+    def _teacher_logits(self, x: Tensor, soft_targets: Tensor | None, channels: int) -> Tensor:
         if soft_targets is not None:
             return _logits_of(soft_targets, channels)
         if not self.teachers:
@@ -196,6 +193,12 @@ class StudentCheckpoint(keras.callbacks.ModelCheckpoint):
 
     def set_model(self, model: Distiller) -> None:
         super().set_model(model.student)
+
+
+def _as_list(teacher: Any) -> list[keras.Model]:
+    if isinstance(teacher, list | tuple):
+        return list(teacher)
+    return [] if teacher is None else [teacher]
 
 
 def _check_settings(temperature: float, alpha: float) -> None:
@@ -245,7 +248,7 @@ def _refuse_probability_head(role: str, model: keras.Model) -> None:
 def _input_of(role: str, x: Tensor) -> Tensor:
     if isinstance(x, dict) and set(x) <= {"student", "teacher"}:
         if role not in x:
-            raise ValueError(f'x has no input for the {role}. Received keys: {sorted(x)}.')
+            raise ValueError(f"x has no input for the {role}. Received keys: {sorted(x)}.")
         return x[role]
     return x
 

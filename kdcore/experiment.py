@@ -8,7 +8,7 @@ import argparse
 import os
 import sys
 from collections.abc import Sequence
-from dataclasses import asdict, dataclass, replace
+from dataclasses import asdict, dataclass, field, replace
 from functools import cached_property
 from pathlib import Path
 from typing import Any
@@ -31,6 +31,12 @@ from kdcore.unet import unet
 ARMS = ("teacher", "student", "baseline")
 NUM_CLASSES = 3
 STEPS_AN_EPOCH = 100
+DATA = {
+    "name": "Medical Segmentation Decathlon, Task04 Hippocampus",
+    "licence": "CC BY-SA 4.0",
+    "cite": ["https://arxiv.org/abs/1902.09063", "https://doi.org/10.1038/s41467-022-30695-9"],
+    "labels": {"1": "anterior", "2": "posterior"},
+}
 
 
 @dataclass(frozen=True)
@@ -79,7 +85,7 @@ class Config:
     labelled_share: float = 0.5
     temperature: float = 2.0
     alpha: float = 0.5
-    augmentation: Augmentation = Augmentation()
+    augmentation: Augmentation = field(default_factory=Augmentation)
 
 
 QUICK = Config(
@@ -192,9 +198,7 @@ class Experiment:
         """Epochs of `STEPS_AN_EPOCH` steps."""
         return max(1, self.training(arm).steps // STEPS_AN_EPOCH)
 
-    def batches(
-        self, arm: str, seed: int, soft_targets: SoftTargets | None = None
-    ) -> Batches:
+    def batches(self, arm: str, seed: int, soft_targets: SoftTargets | None = None) -> Batches:
         """The student sees labelled and unlabelled slices, the others labelled ones."""
         config = self.config
         cases = self.take("labelled", seed)

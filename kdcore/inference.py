@@ -58,7 +58,7 @@ def _logits(network: keras.Model, image: np.ndarray, case: Case) -> np.ndarray:
             f"takes {expected[-1]}. Pass cases with just those sequences."
         )
     rank = len(expected) - 1
-    items = image if rank == 2 else image[None]          # (N, *space, S)
+    items = image if rank == 2 else image[None]  # (N, *space, S)
     space = items.shape[1:-1]
     multiple = _multiple(network)
     window = [
@@ -76,7 +76,9 @@ def _logits(network: keras.Model, image: np.ndarray, case: Case) -> np.ndarray:
         count[place] += 1
     assert total is not None
     total /= count
-    keep = tuple(slice((p - h) // 2, (p - h) // 2 + h) for p, h in zip(padded_space, space))
+    keep = tuple(
+        slice((p - h) // 2, (p - h) // 2 + h) for p, h in zip(padded_space, space, strict=True)
+    )
     total = total[(slice(None), *keep)]
     return np.array(total if rank == 2 else total[0])
 

@@ -142,9 +142,7 @@ def soft_dice_loss(
     return ops.mean(_dice_per_class(y_true, y_prob, sample_weight))
 
 
-def cross_entropy(
-    mask: Tensor, logits: Tensor, sample_weight: Tensor | None = None
-) -> Tensor:
+def cross_entropy(mask: Tensor, logits: Tensor, sample_weight: Tensor | None = None) -> Tensor:
     """Mean over labelled voxels of −log p(label), in nats.
 
     Args:
@@ -192,7 +190,7 @@ def dice_cross_entropy(
     logits = _float(logits)
     mask, labelled = _labels(mask, logits)
     weight = _times(labelled, sample_weight)
-    log_p = _log_probabilities(logits)                       # (B, ..., C), C >= 2
+    log_p = _log_probabilities(logits)  # (B, ..., C), C >= 2
     target = ops.one_hot(mask, log_p.shape[-1], dtype=log_p.dtype)
     smooth = (1.0 - label_smoothing) * target + label_smoothing / log_p.shape[-1]
     entropy = _weighted_mean(-ops.sum(smooth * log_p, axis=-1), weight)
@@ -410,8 +408,7 @@ def _expand(weight: Tensor, values: Tensor) -> Tensor:
     if len(received) == len(expected) + 1 and received[-1] == 1:
         weight, received = ops.squeeze(weight, axis=-1), received[:-1]
     if len(received) > len(expected) or any(
-        None not in (r, e) and r not in (1, e)
-        for r, e in zip(received, expected, strict=False)
+        None not in (r, e) and r not in (1, e) for r, e in zip(received, expected, strict=False)
     ):
         raise ValueError(
             f"sample_weight of shape {received} does not fit values of shape {expected}. "

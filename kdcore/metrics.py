@@ -138,9 +138,7 @@ def evaluate_case(case: Case, probabilities: np.ndarray) -> dict[str, dict[str, 
     prediction = probabilities.argmax(axis=-1)
     result: dict[str, dict[str, float]] = {}
     for label in range(1, num_classes):
-        surface_dice, hd95 = surface_distances(
-            case.mask, prediction, label, case.spacing_mm
-        )
+        surface_dice, hd95 = surface_distances(case.mask, prediction, label, case.spacing_mm)
         result[str(label)] = {
             "dice": dice(case.mask, prediction, label),
             "surface_dice_1mm": surface_dice,

@@ -113,7 +113,9 @@ def comparison_table(results: Mapping[str, Any]) -> str:
     for row in results["comparisons"]:
         points = 100 * row["difference"]
         interval = row["interval"]
-        limits = "–" if interval is None else f"{100 * interval[0]:+.2f} … {100 * interval[1]:+.2f}"
+        limits = (
+            "–" if interval is None else f"{100 * interval[0]:+.2f} … {100 * interval[1]:+.2f}"
+        )
         p = "–" if row["p"] is None else f"{row['p']:.4f}"
         rows.append(
             [f"{row['a']} − {row['b']}", f"{points:+.2f}", limits, p, str(row["cases"])]
@@ -149,7 +151,13 @@ def _add(arm: dict[str, Any], run: Run, measure: bool) -> None:
     arm["seeds"].append(run.seed)
     arm["runs"][str(run.seed)] = {
         key: result.get(key)
-        for key in ("training_seconds", "validation_dice", "model_digest", "hardware", "backend")
+        for key in (
+            "training_seconds",
+            "validation_dice",
+            "model_digest",
+            "hardware",
+            "backend",
+        )
     }
     for case_id, entry in result["per_case"].items():
         arm["per_case"].setdefault(case_id, {})[str(run.seed)] = entry

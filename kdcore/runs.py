@@ -1,10 +1,10 @@
 """One folder for each arm and seed: skipped when finished, continued when interrupted.
 
-    <root>/<arm>-seed<seed>-<digest of the config>/
-        config.json  split.json      what was asked for
-        state.json  epoch-*.weights.h5    how far training is (weights and optimizer)
-        model.keras                  the trained network
-        result.json                  metrics, history, versions, hardware, time; written last
+<root>/<arm>-seed<seed>-<digest of the config>/
+config.json  split.json      what was asked for
+state.json  epoch-*.weights.h5    how far training is (weights and optimizer)
+model.keras                  the trained network
+result.json                  metrics, history, versions, hardware, time; written last
 """
 
 import os
@@ -82,13 +82,13 @@ class Run:
         state = self._restore(model)
         if state["epoch"] >= epochs:
             return
-        batches.epoch = state["epoch"]
-        callbacks = [_SaveState(self.folder, state), *kwargs.pop("callbacks", [])]
+        callbacks = [_SaveState(self.folder, state, batches), *kwargs.pop("callbacks", [])]
         model.fit(
             batches,
             epochs=epochs,
             initial_epoch=state["epoch"],
             callbacks=callbacks,
+            shuffle=False,  # Batches does it; Keras would reorder them unrepeatably
             **kwargs,
         )
 
@@ -130,7 +130,9 @@ class Run:
         try:
             return keras.saving.load_model(path, compile=False)
         except Exception as error:
-            raise RunError(f"{path} cannot be loaded: {error}. Delete {self.folder}.") from error
+            raise RunError(
+                f"{path} cannot be loaded: {error}. Delete {self.folder}."
+            ) from error
 
     def _state(self) -> dict[str, Any]:
         path = self.folder / "state.json"
@@ -166,12 +168,13 @@ class Run:
 class _SaveState(keras.callbacks.Callback):
     """Weights first, then the JSON that names them, then the old weights go."""
 
-    def __init__(self, folder: Path, state: dict[str, Any]) -> None:
+    def __init__(self, folder: Path, state: dict[str, Any], batches: Batches) -> None:
         super().__init__()
-        self.folder, self.state = folder, state
+        self.folder, self.state, self.batches = folder, state, batches
         self.start = time.monotonic()
 
     def on_epoch_begin(self, epoch: int, logs: Any = None) -> None:
+        self.batches.epoch = epoch
         self.start = time.monotonic()
 
     def on_epoch_end(self, epoch: int, logs: Any = None) -> None:
@@ -233,7 +236,9 @@ def _commit() -> str | None:
 
     def git(*arguments: str) -> str:
         command = ["git", "-C", str(folder.parent), *arguments]
-        return subprocess.run(command, capture_output=True, text=True, check=True).stdout.strip()
+        return subprocess.run(
+            command, capture_output=True, text=True, check=True
+        ).stdout.strip()
 
     try:
         changed = git("status", "--porcelain", "--untracked-files=no", "--", "kdcore")

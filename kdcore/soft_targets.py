@@ -10,7 +10,7 @@ student, one that saw other sequences, an nnU-Net outside Keras. A folder holds
 A case's JSON is written last, so a case is either whole or not there.
 """
 
-from collections.abc import Callable, Iterable, Iterator, Sequence
+from collections.abc import Iterable, Iterator, Sequence
 from pathlib import Path
 from typing import Any
 
@@ -22,8 +22,8 @@ from kdcore.files import digest, file_digest, read_json, replacing, write_json
 from kdcore.normalization import Normalization, describe_normalization
 from kdcore.splits import Split
 
-Teacher = keras.Model | Callable[[Case], np.ndarray]
-"""A model with raw logits, or a callable case -> `(D, H, W, C)` probabilities."""
+Teacher = Any
+"""A `keras.Model` with raw logits, or a callable case -> `(D, H, W, C)` probabilities."""
 
 FORMAT = 1
 _LEAST_PROBABILITY = 1e-30
@@ -188,7 +188,7 @@ def teacher_digest(teacher: Teacher | Sequence[Teacher]) -> str:
     if isinstance(teacher, list | tuple):
         return digest([teacher_digest(one) for one in teacher])
     if isinstance(teacher, keras.Model):
-        network = getattr(teacher, "student", teacher)
+        network: Any = getattr(teacher, "student", teacher)
         layers = [type(layer).__name__ for layer in network.layers]
         weights = [np.asarray(w) for w in network.get_weights()]
         return digest(layers, *weights)
@@ -265,6 +265,7 @@ def _write_case(
 def teacher_probabilities(
     teacher: Teacher | Sequence[Teacher], case: Case, normalization: Normalization
 ) -> np.ndarray:
+    """`(D, H, W, C)` probabilities of one teacher, or the mean of several."""
     if isinstance(teacher, list | tuple):
         maps = [teacher_probabilities(one, case, normalization) for one in teacher]
         return np.asarray(np.mean(maps, axis=0))

@@ -4,7 +4,6 @@ from collections.abc import Mapping
 from typing import Any
 
 import numpy as np
-from scipy import stats
 
 RESAMPLES = 10_000
 MEAN = "mean"
@@ -88,6 +87,8 @@ def bootstrap_interval(values: np.ndarray, seed: int = 0) -> list[float] | None:
         return None
     if np.ptp(values) == 0:
         return [float(values[0])] * 2
+    from scipy import stats
+
     result = stats.bootstrap(
         (values,),
         np.mean,
@@ -103,6 +104,8 @@ def sign_flip_p(values: np.ndarray, seed: int = 0) -> float | None:
     """Two-sided p for a mean of zero by random sign flips; None for fewer than two."""
     if len(values) < 2:
         return None
+    from scipy import stats
+
     result = stats.permutation_test(
         (values,),
         np.mean,

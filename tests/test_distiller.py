@@ -127,7 +127,9 @@ def test_without_teacher_and_soft_targets_it_says_so(data):
 def test_unlabelled_samples_need_no_labels(data, log_p):
     x, y = data
     nothing = np.full_like(y, -1)
-    history = fit(compiled(kdcore.Distiller(build())), x, {"mask": nothing, "soft_targets": log_p})
+    history = fit(
+        compiled(kdcore.Distiller(build())), x, {"mask": nothing, "soft_targets": log_p}
+    )
     assert history["hard_loss"][0] == 0.0
     assert history["loss"][0] == approx(0.5 * history["soft_loss"][0], rel=1e-5)
 
@@ -187,7 +189,7 @@ def test_sample_weight_counts_in_both_losses(data, log_p):
 def test_voxel_weights_of_zero_stop_learning(data, log_p):
     x, y = data
     student = build(2)
-    before = [w for w in weights(student)]
+    before = weights(student)
     distiller = compiled(kdcore.Distiller(student))
     zero = np.zeros(y.shape, "float32")
     distiller.fit(

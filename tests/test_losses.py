@@ -31,7 +31,6 @@ def gradient(function, x):
         import jax
 
         return np.asarray(jax.grad(function)(ops.convert_to_tensor(x)), "float32")
-    import torch
 
     tensor = ops.convert_to_tensor(x).clone().detach().requires_grad_()
     function(tensor).backward()
@@ -269,7 +268,9 @@ def test_soft_dice_is_smallest_at_the_soft_target(seed):
 def test_half_is_learned_as_half():
     # The linear form is smallest at p = 1 for y = 0.5 (0.333 against 0.5 at p = y).
     y = np.full((1, 4, 1), 0.5, "float32")
-    losses = {p: float(kdcore.soft_dice_loss(y, np.full_like(y, p))) for p in (0.4, 0.5, 0.6, 1)}
+    losses = {
+        p: float(kdcore.soft_dice_loss(y, np.full_like(y, p))) for p in (0.4, 0.5, 0.6, 1)
+    }
     assert min(losses, key=losses.get) == 0.5
 
 

@@ -1,0 +1,64 @@
+# %% [markdown]
+# # 3 · Soft targets: what the teacher knows, on disk
+#
+# A soft target is a map of class probabilities of a whole case. Once they are written,
+# the student needs no teacher any more: a training step costs what a plain one costs, and
+# whoever made the probabilities, a network, several, an nnU-Net elsewhere, is a teacher.
+#
+# About 10 seconds on 2 CPU cores.
+
+# %%
+import matplotlib.pyplot as plt
+import numpy as np
+
+import kdcore
+from kdcore import experiment
+from kdcore.checks import soften
+from kdcore.figures import soft_target_maps
+
+job = experiment.from_arguments()
+seed = 0
+teacher_run = experiment.train(job, "teacher", seed)  # opens what example 2 trained
+teacher = teacher_run.load()
+split = job.split(seed)
+
+# %% [markdown]
+# The teacher labels every training volume, those without labels too. Handing over the
+# split makes it impossible to label a validation or test volume by mistake.
+
+# %%
+training_cases = job.take("labelled", seed) + job.take("unlabelled", seed)
+folder = teacher_run.folder.with_name(f"soft-targets-{teacher_run.folder.name}")
+soft_targets = kdcore.SoftTargets.write(teacher, training_cases, folder, split=split)
+try:
+    kdcore.SoftTargets.write(teacher, job.take("test", seed), folder, split=split)
+except kdcore.LeakageError as error:
+    print("refused:", error)
+
+size = sum(path.stat().st_size for path in folder.glob("*.npy"))
+print(f"{len(soft_targets)} cases, {size / 1e6:.1f} MB of float16 log-probabilities in {folder}")
+
+# %% [markdown]
+# ## What is in them
+#
+# Inside the hippocampus and far from it the teacher is sure, and a soft target says no
+# more than a label. Along the surface, and where anterior turns into posterior, it doubts:
+# that is what a label cannot say. A higher temperature makes small probabilities count.
+
+# %%
+case = job.take("labelled", seed)[0]
+log_p = np.asarray(soft_targets[case.case_id], np.float32)
+for temperature in (1.0, 2.0, 5.0):
+    p = soften(np.exp(log_p), temperature)
+    entropy = -(p * np.log(np.maximum(p, 1e-30))).sum(-1)
+    doubtful = (p.max(-1) < 0.9).mean()
+    print(
+        f"T = {temperature:g}: entropy {entropy.mean():.4f} nats a voxel, "
+        f"{doubtful:.1%} of the voxels below 90 % confidence"
+    )
+
+# %%
+figure = soft_target_maps(case, log_p, temperatures=(1, 2, 5))
+figure.savefig(job.root / "figures" / "soft_targets.png", dpi=120)
+plt.show()
+print(f"figure: {job.root / 'figures' / 'soft_targets.png'}")

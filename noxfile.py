@@ -1,0 +1,102 @@
+# /// script
+# dependencies = ["nox"]
+# ///
+"""The project's commands. `nox -l` lists them; `nox -s reproduce` is the main job."""
+
+import shutil
+import sys
+from pathlib import Path
+
+import nox
+
+nox.needs_version = ">=2024.10.9"
+nox.options.sessions = ["tests", "lint"]
+nox.options.default_venv_backend = "uv|virtualenv"
+nox.options.error_on_missing_interpreters = True
+nox.options.reuse_existing_virtualenvs = True
+
+ROOT = Path(__file__).parent
+PROJECT = nox.project.load_toml("pyproject.toml")
+EXAMPLES = sorted((ROOT / "examples").glob("0*.py"))
+QUIET = {"TF_CPP_MIN_LOG_LEVEL": "3", "PYTHONUNBUFFERED": "1"}
+
+if not (3, 11) <= sys.version_info[:2] <= (3, 13):
+    raise SystemExit(
+        f"kdcore needs Python 3.11, 3.12 or 3.13 (TensorFlow has no newer wheels); this is "
+        f"{sys.version.split()[0]}. With uv: uvx --python 3.12 nox -s <session>"
+    )
+
+
+def install(session: nox.Session, *extras: str, groups: tuple[str, ...] = ()) -> None:
+    """Kdcore with extras and dependency groups, at the versions of constraints.txt."""
+    package = f".[{','.join(extras)}]" if extras else "."
+    requirements = nox.project.dependency_groups(PROJECT, *groups) if groups else ()
+    session.install("-c", "constraints.txt", "-e", package, *requirements)
+
+
+@nox.session
+def reproduce(session: nox.Session) -> None:
+    """The main job: teacher, student, baseline. `-- --tier smoke|quick|full --data-dir DIR`."""
+    install(session, "tensorflow", "figures")
+    for example in EXAMPLES:
+        session.run("python", str(example), *session.posargs, env=QUIET)
+
+
+@nox.session
+def tests(session: nox.Session) -> None:
+    """All tests, on the CPU, with TensorFlow."""
+    install(session, "tensorflow", "figures", groups=("test",))
+    session.run("pytest", *session.posargs, env=QUIET)
+
+
+@nox.session(name="tests-jax")
+def tests_jax(session: nox.Session) -> None:
+    """The backend-neutral tests with JAX."""
+    backend(session, "jax")
+
+
+@nox.session(name="tests-torch")
+def tests_torch(session: nox.Session) -> None:
+    """The backend-neutral tests with PyTorch."""
+    backend(session, "torch")
+
+
+def backend(session: nox.Session, name: str) -> None:
+    install(session, "figures", groups=("test", name))
+    names = ("losses", "unet", "distiller", "inference", "metrics", "soft_targets", "runs")
+    files = [f"tests/test_{part}.py" for part in names]
+    session.run("pytest", *files, *session.posargs, env={**QUIET, "KERAS_BACKEND": name})
+
+
+@nox.session
+def seeds(session: nox.Session) -> None:
+    """The main job with several seeds, resumable. `-- --seeds 10 --out docs/results/x.json`."""
+    install(session, "tensorflow", "figures")
+    session.run("python", "-m", "kdcore.seeds", *session.posargs, env=QUIET)
+
+
+@nox.session
+def bench(session: nox.Session) -> None:
+    """What distillation costs beside plain training, as ratios within one run."""
+    install(session, "tensorflow")
+    session.run("python", "-m", "kdcore.bench", *session.posargs, env=QUIET)
+
+
+@nox.session
+def lint(session: nox.Session) -> None:
+    """Ruff and mypy."""
+    install(session, "tensorflow", "figures", groups=("lint",))
+    session.run("ruff", "check", ".")
+    session.run("ruff", "format", "--check", ".")
+    session.run("mypy")
+
+
+@nox.session(venv_backend="none")
+def clean(session: nox.Session) -> None:
+    """Remove environments and caches. Runs and results stay."""
+    for name in (".nox", ".mypy_cache", ".pytest_cache", ".ruff_cache", ".hypothesis", "site"):
+        shutil.rmtree(ROOT / name, ignore_errors=True)
+
+
+if __name__ == "__main__":
+    nox.main()

@@ -1,0 +1,200 @@
+"""Image, mask and soft target stay together, whatever happens to them."""
+
+import numpy as np
+import pytest
+from conftest import make_case
+from hypothesis import given, settings
+from hypothesis import strategies as st
+
+import kdcore
+from kdcore.batches import Batches, pad_to
+from kdcore.losses import IGNORE
+
+SHAPE = (32, 24)
+
+
+def self_describing(index, shape=(6, 26, 20), labelled=True):
+    """A case whose image is its mask, so that any misalignment shows."""
+    case = make_case(index, shape)
+    return kdcore.Case(
+        case.case_id, case.mask[..., None], case.mask if labelled else None, (1, 1, 1)
+    )
+
+
+@pytest.fixture
+def soft_targets(tmp_path):
+    def write(cases):
+        def teacher(case):  # the image holds the label
+            return np.eye(3)[case.image[..., 0].astype(int)] * 0.94 + 0.02
+
+        return kdcore.SoftTargets.write(teacher, cases, tmp_path / "soft", normalization=None)
+
+    return write
+
+
+@pytest.mark.parametrize("shape", [(32, 24), (20, 16), (8, 32, 24), (4, 16, 16)])
+@pytest.mark.parametrize("moved", [False, True])
+def test_image_mask_and_soft_target_move_together(soft_targets, shape, moved):
+    cases = [self_describing(i) for i in range(3)]
+    augmentation = None
+    if moved:
+        augmentation = kdcore.Augmentation(
+            flip_axes=(0, 1), gamma=0, noise=0, geometric_share=1.0, elastic=2.0
+        )
+    batches = Batches(
+        cases,
+        shape,
+        4,
+        soft_targets=soft_targets(cases),
+        normalization=None,
+        augmentation=augmentation,
+        num_batches=5,
+    )
+    for index in range(5):
+        x, y = batches[index]
+        label = y["soft_targets"].argmax(-1)
+        sure = np.abs(x[..., 0] - x[..., 0].round()) < 0.01  # away from blended borders
+        agree = (x[..., 0].round() == y["mask"]) & (label == y["mask"])
+        assert agree[sure].mean() > (0.995 if moved else 0.9999)
+        assert sure.mean() > 0.6
+
+
+def test_shapes_and_dtypes():
+    x, y = Batches([make_case(0)], SHAPE, 4)[0]
+    assert x.shape == (4, *SHAPE, 1) and x.dtype == np.float32
+    assert y.shape == (4, *SHAPE) and y.dtype == np.int32
+
+
+def test_without_shuffling_every_slice_comes_once():
+    cases = [self_describing(i) for i in range(2)]
+    batches = Batches(cases, (26, 20), 5, normalization=None, shuffle=False)
+    x = np.concatenate([batches[i][0] for i in range(len(batches))])
+    np.testing.assert_array_equal(x, np.concatenate([c.image for c in cases]))
+
+
+def test_one_pass_sees_every_slice():
+    cases = [self_describing(i) for i in range(2)]
+    for i, case in enumerate(cases):
+        object.__setattr__(case, "image", np.zeros_like(case.image) + 100 * i)
+        case.image[:] += np.arange(6)[:, None, None, None]
+    batches = Batches(cases, (26, 20), 4, normalization=None)
+    for _ in range(2):
+        seen = np.concatenate([batches[i][0][:, 0, 0, 0] for i in range(len(batches))])
+        assert sorted(seen) == [*range(6), *range(100, 106)]
+        batches.on_epoch_end()
+
+
+def test_depends_on_seed_epoch_and_index_alone():
+    def make(seed=0, epoch=0):
+        batches = Batches(
+            [make_case(0)],
+            SHAPE,
+            4,
+            augmentation=kdcore.Augmentation(),
+            seed=seed,
+            num_batches=9,
+        )
+        batches.epoch = epoch
+        return batches
+
+    used = make()
+    for index in (5, 3, 1):
+        used[index]
+    used.on_epoch_end()
+    np.testing.assert_array_equal(used[2][0], make(epoch=1)[2][0])
+    assert not np.array_equal(used[2][0], make(epoch=0)[2][0])
+    assert not np.array_equal(make()[2][0], make(seed=1)[2][0])
+    assert not np.array_equal(make()[2][0], make()[3][0])
+
+
+def test_unlabelled_cases_have_mask_minus_one():
+    cases = [make_case(0), make_case(1, labelled=False)]
+    batches = Batches(cases, SHAPE, 8, labelled_share=0.25, num_batches=3)
+    for index in range(3):
+        _, y = batches[index]
+        unlabelled = (y == IGNORE).all(axis=(1, 2))
+        assert unlabelled.sum() == 6 and not (y[~unlabelled] == IGNORE).any()
+
+
+def test_augmentation_keeps_unlabelled_unlabelled(rng):
+    mask = np.full((16, 16), IGNORE, np.int16)
+    image = rng.random((16, 16, 1)).astype(np.float32)
+    _, moved, _ = kdcore.Augmentation(geometric_share=1.0)(rng, image, mask)
+    assert (moved == IGNORE).all()
+
+
+@settings(max_examples=30, deadline=None)
+@given(st.integers(0, 10_000), st.booleans())
+def test_augmentation_makes_no_new_labels(seed, flat):
+    rng = np.random.default_rng(seed)
+    shape = (12, 16) if flat else (8, 12, 10)
+    mask = rng.choice([0, 2, 5], shape).astype(np.int16)
+    image = rng.random((*shape, 2)).astype(np.float32)
+    soft = np.log(rng.dirichlet([1, 1, 1], shape)).astype(np.float32)
+    out = kdcore.Augmentation(flip_axes=(0,))(rng, image, mask, soft)
+    assert set(np.unique(out[1])) <= {0, 2, 5}
+    assert out[0].shape == image.shape and np.isfinite(out[0]).all()
+    assert out[2].shape == soft.shape and np.isfinite(out[2]).all() and out[2].max() <= 0
+
+
+def test_no_augmentation_is_the_identity(rng):
+    nothing = kdcore.Augmentation(
+        rotate_deg=0, scale=0, shift=0, elastic=0, gamma=0, noise=0, geometric_share=1.0
+    )
+    image = rng.random((8, 8, 1)).astype(np.float32)
+    out, _, _ = nothing(rng, image, np.zeros((8, 8), np.int16))
+    np.testing.assert_array_equal(out, image)
+
+
+def test_rotation_turns_by_the_angle_it_says():
+    # A bright point to the right of the centre; at 90° it comes from above or below.
+    image = np.zeros((9, 9, 1), np.float32)
+    image[4, 7] = 1
+    turn = kdcore.Augmentation(
+        rotate_deg=90, scale=0, shift=0, elastic=0, gamma=0, noise=0, geometric_share=1.0
+    )
+
+    class Largest:
+        def random(self):
+            return 0.0
+
+        def uniform(self, low, high, size=None):
+            return high if size is None else np.full(size, high)
+
+    out, _, _ = turn(Largest(), image, np.zeros((9, 9), np.int16))
+    assert np.unravel_index(out[..., 0].argmax(), (9, 9)) in {(1, 4), (7, 4)}
+
+
+def test_padding_repeats_the_border():
+    padded = pad_to(np.array([[1, 2], [3, 4]]), (4, 3))
+    np.testing.assert_array_equal(padded, [[1, 2, 2], [1, 2, 2], [3, 4, 4], [3, 4, 4]])
+
+
+def test_soft_targets_of_another_image_are_refused(soft_targets):
+    opened = soft_targets([self_describing(0)])
+    changed = kdcore.Case("case_000", self_describing(1).image, None, (1, 1, 1))
+    with pytest.raises(ValueError, match="not the one that was labelled"):
+        Batches([changed], SHAPE, soft_targets=opened, normalization=None)
+    with pytest.raises(KeyError, match="no soft target for case_002"):
+        Batches([self_describing(2)], SHAPE, soft_targets=opened, normalization=None)
+    with pytest.raises(ValueError, match="normalization was None, is percentile"):
+        Batches([self_describing(0)], SHAPE, soft_targets=opened)
+
+
+@pytest.mark.parametrize(
+    ("arguments", "message"),
+    [
+        ({"cases": []}, "at least one case"),
+        ({"shape": (4,)}, "shape must be"),
+        ({"batch_size": 0}, "batch_size"),
+        ({"labelled_share": 2}, "labelled_share"),
+    ],
+)
+def test_impossible_arguments_are_refused(arguments, message):
+    with pytest.raises(ValueError, match=message):
+        Batches(**{"cases": [make_case(0)], "shape": SHAPE, **arguments})
+
+
+def test_negative_augmentation_is_refused():
+    with pytest.raises(ValueError, match="noise must be"):
+        kdcore.Augmentation(noise=-1)

@@ -1,0 +1,230 @@
+"""Reading: what is right is read whole, what is wrong is named."""
+
+import gzip
+import json
+import shutil
+
+import numpy as np
+import pytest
+from conftest import make_case, write_msd, write_nifti
+
+import kdcore
+from kdcore.cases import case_id_of, read_nifti
+
+IMAGE = np.arange(4 * 5 * 6, dtype=np.float32).reshape(4, 5, 6)
+MASK = (IMAGE > 60).astype(np.uint8)
+
+
+@pytest.fixture
+def folder(tmp_path):
+    return write_msd(tmp_path / "Task", 2)
+
+
+def description(folder, **changes):
+    path = folder / "dataset.json"
+    path.write_text(json.dumps({**json.loads(path.read_text()), **changes}))
+
+
+def test_reads_what_was_written(folder):
+    cases = kdcore.read_msd(folder)
+    assert [case.case_id for case in cases] == ["case_000", "case_001"]
+    for index, case in enumerate(cases):
+        expected = make_case(index)
+        np.testing.assert_array_equal(case.image, expected.image)
+        np.testing.assert_array_equal(case.mask, expected.mask)
+        assert case.image.dtype == np.float32 and case.mask.dtype == np.uint8
+        assert case.spacing_mm == (1.0, 1.0, 1.0) and case.sequences == ("MRI",)
+
+
+def test_spacing_in_mm_and_array_order(tmp_path):
+    path = write_nifti(tmp_path / "a.nii.gz", IMAGE, np.diag([0.5, 1.0, 3.0, 1.0]))
+    assert kdcore.read_case(path).spacing_mm == (0.5, 1.0, 3.0)
+
+
+def test_scaled_integers_are_scaled(tmp_path):
+    import nibabel
+
+    image = nibabel.Nifti1Image(IMAGE.astype(np.int16), np.eye(4))
+    image.header.set_slope_inter(2.0, 5.0)
+    nibabel.save(image, tmp_path / "a.nii.gz")
+    voxels, _, _ = read_nifti(tmp_path / "a.nii.gz")
+    np.testing.assert_allclose(voxels, 2.0 * IMAGE + 5.0)
+
+
+def test_test_images_have_no_mask(folder):
+    write_nifti(folder / "imagesTs" / "case_900.nii.gz", IMAGE)
+    description(folder, test=["./imagesTs/case_900.nii.gz"])
+    cases = kdcore.read_msd(folder)
+    assert [case.mask is None for case in cases] == [False, False, True]
+
+
+def test_apple_double_files_are_ignored(folder):
+    for name in ("imagesTr", "labelsTr"):
+        (folder / name / "._case_000.nii.gz").write_bytes(b"not an image")
+    assert len(kdcore.read_msd(folder)) == 2
+
+
+def test_several_sequences(tmp_path):
+    path = write_nifti(tmp_path / "a.nii.gz", np.stack([IMAGE, -IMAGE], axis=-1))
+    case = kdcore.read_case(path, sequences=("T1", "T2"))
+    assert case.image.shape == (4, 5, 6, 2) and case.sequences == ("T1", "T2")
+    with pytest.raises(ValueError, match="a.nii.gz has shape"):
+        kdcore.read_case(path)
+
+
+def test_unlisted_images_are_pointed_out(folder):
+    write_nifti(folder / "imagesTr" / "extra.nii.gz", IMAGE)
+    with pytest.warns(UserWarning, match="extra.nii.gz"):
+        kdcore.read_msd(folder)
+
+
+def test_a_case_cannot_be_changed():
+    case = make_case(0)
+    with pytest.raises(ValueError, match="read-only"):
+        case.image[0] = 0
+    with pytest.raises(AttributeError):
+        case.case_id = "other"
+
+
+def test_a_mask_is_written_on_the_grid_of_its_case(tmp_path):
+    affine = np.diag([2.0, 2.0, 2.0, 1.0])
+    case = kdcore.read_case(write_nifti(tmp_path / "a.nii.gz", IMAGE, affine))
+    path = kdcore.save_mask(tmp_path / "mask.nii.gz", MASK, case)
+    voxels, spacing, again = read_nifti(path)
+    np.testing.assert_array_equal(voxels, MASK)
+    np.testing.assert_array_equal(again, affine)
+    assert spacing == (2.0, 2.0, 2.0)
+
+
+def test_case_id():
+    assert case_id_of("x/hippocampus_001.nii.gz") == "hippocampus_001"
+    assert case_id_of("a.b.nii") == "a.b"
+
+
+# --- bad input: the message names the file ----------------------------------------------
+
+
+def test_truncated_gzip(folder):
+    path = folder / "imagesTr" / "case_001.nii.gz"
+    path.write_bytes(path.read_bytes()[:-200])
+    with pytest.raises(ValueError, match=r"case_001.nii.gz is no readable NIfTI"):
+        kdcore.read_msd(folder)
+
+
+@pytest.mark.parametrize("content", [b"hello, I am text", gzip.compress(b"text in gzip"), b""])
+def test_text_named_nifti(folder, content):
+    (folder / "labelsTr" / "case_000.nii.gz").write_bytes(content)
+    with pytest.raises(ValueError, match=r"labelsTr/case_000.nii.gz is no readable NIfTI"):
+        kdcore.read_msd(folder)
+
+
+def test_missing_mask_and_image(folder):
+    (folder / "labelsTr" / "case_001.nii.gz").unlink()
+    with pytest.raises(FileNotFoundError, match="case_001.nii.gz has no mask"):
+        kdcore.read_msd(folder)
+    (folder / "imagesTr" / "case_000.nii.gz").unlink()
+    with pytest.raises(FileNotFoundError, match="imagesTr/case_000.nii.gz does not exist"):
+        kdcore.read_msd(folder)
+
+
+def test_mask_of_another_shape(folder):
+    write_nifti(folder / "labelsTr" / "case_000.nii.gz", MASK)
+    with pytest.raises(ValueError, match="labelsTr/case_000.nii.gz has shape"):
+        kdcore.read_msd(folder)
+
+
+def test_mask_of_another_affine(folder):
+    mask = make_case(0).mask
+    write_nifti(folder / "labelsTr" / "case_000.nii.gz", mask, np.diag([1.0, 1.0, 2.0, 1.0]))
+    with pytest.raises(ValueError, match="case_000.nii.gz have different affines"):
+        kdcore.read_msd(folder)
+
+
+def test_float_labels(folder):
+    path = folder / "labelsTr" / "case_000.nii.gz"
+    write_nifti(path, make_case(0).mask.astype(np.float32) * 0.5)
+    with pytest.raises(ValueError, match="case_000.nii.gz: labels such as 0.5"):
+        kdcore.read_msd(folder)
+    write_nifti(path, make_case(0).mask.astype(np.float32))  # whole numbers are fine
+    kdcore.read_msd(folder)
+
+
+def test_a_label_the_dataset_does_not_name(folder):
+    mask = make_case(0).mask.copy()
+    mask[0, 0, 0] = 7
+    write_nifti(folder / "labelsTr" / "case_000.nii.gz", mask)
+    with pytest.raises(ValueError, match=r"case_000.nii.gz holds the labels \[7\]"):
+        kdcore.read_msd(folder)
+
+
+@pytest.mark.parametrize("value", [np.nan, np.inf])
+def test_voxels_that_are_no_numbers(tmp_path, value):
+    image = IMAGE.copy()
+    image[0, 0, 0] = value
+    with pytest.raises(ValueError, match="a.nii.gz.*1 voxels are NaN or infinite"):
+        kdcore.read_case(write_nifti(tmp_path / "a.nii.gz", image))
+
+
+def test_constant_image(tmp_path):
+    path = write_nifti(tmp_path / "a.nii.gz", np.full((4, 4, 4), 3.0, np.float32))
+    with pytest.raises(ValueError, match="a.nii.gz: every voxel is 3.0"):
+        kdcore.read_case(path)
+
+
+@pytest.mark.parametrize("shape", [(5, 6), (4, 5, 6, 2), (4, 5, 6, 1, 2)])
+def test_wrong_number_of_axes(tmp_path, shape):
+    array = np.random.default_rng(0).normal(size=shape).astype(np.float32)
+    with pytest.raises(ValueError, match="a.nii.gz has shape"):
+        kdcore.read_case(write_nifti(tmp_path / "a.nii.gz", array))
+
+
+def test_empty_folder_and_no_folder(tmp_path):
+    with pytest.raises(FileNotFoundError, match="dataset.json does not exist"):
+        kdcore.read_msd(tmp_path)
+    with pytest.raises(FileNotFoundError, match="is not a folder"):
+        kdcore.read_msd(tmp_path / "nothing")
+
+
+def test_no_read_permission(tmp_path, monkeypatch):
+    path = write_nifti(tmp_path / "a.nii.gz", IMAGE)
+    real_open = open
+
+    def refuse(name, *args, **kwargs):  # chmod does not stop root
+        if str(name) == str(path):
+            raise PermissionError(13, "Permission denied", str(name))
+        return real_open(name, *args, **kwargs)
+
+    monkeypatch.setattr("builtins.open", refuse)
+    with pytest.raises(PermissionError, match="a.nii.gz"):
+        kdcore.read_case(path)
+
+
+@pytest.mark.parametrize("text", ['{"training": [', "[]", '{"training": 3}'])
+def test_broken_dataset_json(folder, text):
+    (folder / "dataset.json").write_text(text)
+    with pytest.raises(ValueError, match="dataset.json"):
+        kdcore.read_msd(folder)
+
+
+def test_dataset_json_cannot_point_outside(folder, tmp_path):
+    shutil.copy(folder / "imagesTr" / "case_000.nii.gz", tmp_path / "secret.nii.gz")
+    description(folder, training=[{"image": "../secret.nii.gz"}])
+    with pytest.raises(ValueError, match="points out of its folder"):
+        kdcore.read_msd(folder)
+
+
+@pytest.mark.parametrize(
+    ("changes", "message"),
+    [
+        ({"image": IMAGE}, "Expected \\(D, H, W, sequences\\)"),
+        ({"mask": MASK[1:]}, "mask of shape"),
+        ({"mask": MASK - 2.5}, "not whole"),
+        ({"spacing_mm": (1, 0, 1)}, "3 sizes > 0"),
+        ({"sequences": ("T1", "T2")}, "1 sequences in the image, 2 names"),
+        ({"case_id": "../x"}, "must do as a file name"),
+    ],
+)
+def test_impossible_cases_are_refused(changes, message):
+    case = {"case_id": "a", "image": IMAGE[..., None], "mask": MASK, "spacing_mm": (1, 1, 1)}
+    with pytest.raises(ValueError, match=message):
+        kdcore.Case(**{**case, **changes})

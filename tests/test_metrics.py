@@ -1,0 +1,133 @@
+import keras
+import numpy as np
+import pytest
+from conftest import make_case
+from hypothesis import given, settings
+from hypothesis import strategies as st
+from pytest import approx
+
+import kdcore
+from kdcore.splits import LeakageError
+
+
+def test_dice_by_hand():
+    a, b = np.array([1, 1, 1, 0, 2]), np.array([1, 1, 0, 1, 0])
+    assert kdcore.dice(a, b, 1) == approx(2 * 2 / (3 + 3))
+
+
+def test_dice_of_empty_masks():
+    a, b = np.array([0, 1]), np.array([0, 0])
+    assert kdcore.dice(a, b, 1) == kdcore.dice(b, a, 1) == 0.0
+    assert np.isnan(kdcore.dice(b, b, 1))
+    with pytest.raises(ValueError, match="Masks of one shape"):
+        kdcore.dice(a, np.zeros((2, 2)), 1)
+
+
+@settings(max_examples=50, deadline=None)
+@given(st.integers(0, 2**31))
+def test_dice_is_symmetric_and_bounded(seed):
+    a, b = np.random.default_rng(seed).integers(0, 3, (2, 4, 4, 4))
+    for label in (1, 2):
+        value = kdcore.dice(a, b, label)
+        assert 0 <= value <= 1 and value == kdcore.dice(b, a, label)
+        assert kdcore.dice(a, a, label) == 1
+
+
+def ball(radius_mm, spacing_mm, size=(40, 40, 40)):
+    grid = np.stack(np.meshgrid(*map(np.arange, size), indexing="ij")).astype(float)
+    scale = np.array(spacing_mm).reshape(3, 1, 1, 1)
+    center = (np.array(size) - 1).reshape(3, 1, 1, 1) * scale / 2
+    return (((grid * scale - center) ** 2).sum(axis=0) < radius_mm**2).astype(np.uint8)
+
+
+def test_equal_masks_are_at_distance_zero():
+    mask = ball(6, (1, 1, 1), (16, 16, 16))
+    assert kdcore.surface_distances(mask, mask, 1, (1, 1, 1)) == approx((1, 0), abs=1e-6)
+
+
+def test_balls_of_other_radius_are_that_far_apart_in_mm():
+    for spacing, size in (((1, 1, 1), (40,) * 3), ((2, 1, 1), (20, 40, 40))):
+        small, large = ball(10, spacing, size), ball(13, spacing, size)
+        surface_dice, hd95 = kdcore.surface_distances(small, large, 1, spacing)
+        assert hd95 == approx(3, abs=0.5) and surface_dice < 0.05
+        near, _ = kdcore.surface_distances(small, ball(10.4, spacing, size), 1, spacing)
+        assert near > 0.95
+
+
+def test_a_cube_moved_by_two_voxels():
+    a, b = np.zeros((2, 16, 16, 16), np.uint8)
+    a[4:12, 4:12, 4:12] = b[6:14, 4:12, 4:12] = 1
+    surface_dice, hd95 = kdcore.surface_distances(a, b, 1, (1, 1, 1))
+    assert hd95 == approx(2, abs=0.3)
+    assert 0.5 < surface_dice < 0.8  # the four sides slide along themselves, the ends do not
+
+
+def test_masks_at_the_border_of_the_array():
+    mask = np.ones((6, 6, 6), np.uint8)
+    assert kdcore.surface_distances(mask, mask, 1, (1, 1, 1)) == approx((1, 0), abs=1e-6)
+
+
+def test_surface_of_empty_masks():
+    some, none = ball(3, (1, 1, 1), (10,) * 3), np.zeros((10,) * 3, np.uint8)
+    one_empty = kdcore.surface_distances(some, none, 1, (1, 1, 1))
+    assert one_empty[0] == 0 and np.isnan(one_empty[1])
+    assert np.isnan(kdcore.surface_distances(none, none, 1, (1, 1, 1))).all()
+
+
+def test_calibration_by_hand():
+    # Confidences 0.8 (right), 0.8 (wrong), 0.6 (right): the bins at 0.8 and 0.6 are off by
+    # |1/2 − 0.8| · 2/3 + |1 − 0.6| · 1/3 = 1/3
+    p = np.array([[0.2, 0.8], [0.2, 0.8], [0.6, 0.4]]).reshape(1, 1, 3, 2)
+    report = kdcore.calibration(np.array([1, 0, 0]).reshape(1, 1, 3), p)
+    assert report["ece"] == approx(1 / 3)
+    assert report["brier"] == approx((0.08 + 1.28 + 0.32) / 3)
+    assert report["nll"] == approx(-(np.log(0.8) + np.log(0.2) + np.log(0.6)) / 3)
+
+
+def perfect(shape=(None, None), noise=0.0):
+    """Logits from an image that is its own mask."""
+    inputs = keras.Input((*shape, 1))
+    z = keras.layers.Concatenate()([-((inputs - k) ** 2) * 50 for k in range(3)])
+    return keras.Model(inputs, z)
+
+
+def test_evaluate_restacks_slices_to_3d(cases):
+    seen = [kdcore.Case(c.case_id, c.mask[..., None], c.mask, (1, 1, 1)) for c in cases[:2]]
+    results = kdcore.evaluate(perfect(), seen, normalization=None)
+    assert sorted(results) == ["case_000", "case_001"]
+    for entry in results.values():
+        for label in ("1", "2"):
+            assert entry[label]["dice"] == 1.0
+            assert entry[label]["surface_dice_1mm"] == approx(1)
+            assert entry[label]["hd95_mm"] == approx(0, abs=1e-6)
+        assert entry["all"]["mean_dice"] == 1.0 and entry["all"]["ece"] < 0.01
+
+
+def test_evaluate_is_read_only(cases):
+    model = kdcore.unet((None, None, 1), 3, filters=2, depth=1)
+    before = [w.copy() for w in model.get_weights()]
+    kdcore.evaluate(model, cases[:1])
+    assert all(np.array_equal(a, b) for a, b in zip(before, model.get_weights(), strict=True))
+
+
+def test_evaluate_refuses(cases):
+    model = perfect()
+    with pytest.raises(ValueError, match="case_001 has no mask"):
+        kdcore.evaluate(model, [make_case(1, labelled=False)])
+    split = kdcore.split_cases(cases, 3, 1, 1)
+    with pytest.raises(LeakageError, match="evaluate may use test cases only"):
+        kdcore.evaluate(model, split.take(cases, "labelled"), split=split)
+    two_classes = keras.Model(model.input, keras.layers.Conv2D(2, 1)(model.input))
+    with pytest.raises(ValueError, match="holds label 2, but the network knows only 2"):
+        kdcore.evaluate(two_classes, cases[:1])
+
+
+def test_foreground_dice_metric(rng):
+    mask, logits = rng.integers(0, 3, (4, 6, 6)), rng.normal(size=(4, 6, 6, 3))
+    mask[0] = -1
+    metric = kdcore.ForegroundDice(3)
+    for part in (slice(0, 2), slice(2, 4)):
+        metric.update_state(mask[part], logits[part])
+    prediction = np.where(mask == -1, -1, logits.argmax(-1))
+    expected = np.mean([kdcore.dice(mask, prediction, k) for k in (1, 2)])
+    assert float(metric.result()) == approx(expected, rel=1e-5)

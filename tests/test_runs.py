@@ -1,0 +1,151 @@
+import json
+
+import keras
+import numpy as np
+import pytest
+from conftest import make_case
+
+import kdcore
+from kdcore.batches import Batches
+from kdcore.files import digest, read_json, replacing, write_json
+from kdcore.runs import Run, RunError
+
+SPLIT = kdcore.Split(("case_000",), ("case_001",), (), ("case_002",))
+
+
+def open_run(root, **config):
+    return Run(root, "baseline", 0, {"steps": 4, **config}, SPLIT)
+
+
+def network(filters=2):
+    keras.utils.set_random_seed(0)
+    model = kdcore.unet((16, 16, 1), 3, filters=filters, depth=1)
+    model.compile(keras.optimizers.Adam(0.01), loss=kdcore.DiceCrossEntropy())
+    return model
+
+
+def batches():
+    return Batches(
+        [make_case(0)], (16, 16), 2, augmentation=kdcore.Augmentation(), num_batches=3
+    )
+
+
+class StopAfter(keras.callbacks.Callback):
+    """Ctrl-C in the middle of an epoch."""
+
+    def __init__(self, epoch, batch=1):
+        super().__init__()
+        self.epoch_to_stop, self.batch_to_stop, self.epoch = epoch, batch, 0
+
+    def on_epoch_begin(self, epoch, logs=None):
+        self.epoch = epoch
+
+    def on_train_batch_end(self, batch, logs=None):
+        if (self.epoch, batch) == (self.epoch_to_stop, self.batch_to_stop):
+            raise KeyboardInterrupt
+
+
+def finished(root, interrupts=()):
+    for epoch in interrupts:
+        with pytest.raises(KeyboardInterrupt):
+            open_run(root).fit(network(), batches(), 4, verbose=0, callbacks=[StopAfter(epoch)])
+    run, model = open_run(root), network()
+    run.fit(model, batches(), 4, verbose=0)
+    run.finish(model, {"case_002": {"1": {"dice": 0.5}}}, note="extra")
+    return run
+
+
+def test_an_interrupted_run_ends_as_one_that_was_not(tmp_path):
+    whole = finished(tmp_path / "a")
+    broken = finished(tmp_path / "b", interrupts=(0, 2, 3))
+    assert whole.result["model_digest"] == broken.result["model_digest"]
+    assert whole.result["history"] == broken.result["history"]
+    assert len(whole.result["history"]["loss"]) == 4
+
+
+def test_a_finished_run_is_whole(tmp_path):
+    run = finished(tmp_path)
+    assert run.finished and open_run(tmp_path).finished
+    result = run.result
+    assert result["params"] == network().count_params() and result["note"] == "extra"
+    assert result["per_case"] == {"case_002": {"1": {"dice": 0.5}}}
+    assert {"versions", "hardware", "backend", "commit", "training_seconds"} <= set(result)
+    names = sorted(path.name for path in run.folder.iterdir())
+    assert names == ["config.json", "model.keras", "result.json", "split.json", "state.json"]
+    x = np.ones((1, 16, 16, 1), "float32")
+    assert run.load().predict(x, verbose=0).shape == (1, 16, 16, 3)
+
+
+def test_results_hold_no_path_or_user(tmp_path, monkeypatch):
+    monkeypatch.setenv("USER", "somebody-secret")
+    text = json.dumps(finished(tmp_path).result)
+    assert str(tmp_path) not in text and "somebody-secret" not in text
+
+
+def test_another_config_is_another_folder(tmp_path):
+    run = finished(tmp_path)
+    other = open_run(tmp_path, learning_rate=0.5)
+    assert other.folder != run.folder and not other.finished
+
+
+def test_a_folder_of_another_config_is_refused(tmp_path):
+    run = finished(tmp_path)
+    write_json(run.folder / "config.json", {**run.config, "steps": 99})
+    with pytest.raises(RunError, match="another configuration: steps differ"):
+        open_run(tmp_path)
+
+
+def test_weights_of_another_architecture_are_refused(tmp_path):
+    with pytest.raises(KeyboardInterrupt):
+        open_run(tmp_path).fit(network(), batches(), 4, verbose=0, callbacks=[StopAfter(1)])
+    with pytest.raises(RunError, match="epoch-0001.weights.h5 does not fit this network"):
+        open_run(tmp_path).fit(network(filters=4), batches(), 4, verbose=0)
+
+
+def test_unfinished_and_damaged_runs_say_so(tmp_path):
+    run = open_run(tmp_path)
+    with pytest.raises(RunError, match="is not finished"):
+        _ = run.result
+    with pytest.raises(RunError, match="no trained network yet"):
+        run.load()
+    run = finished(tmp_path)
+    (run.folder / "model.keras").write_bytes(b"PK")
+    with pytest.raises(RunError, match="model.keras cannot be loaded"):
+        run.load()
+    (run.folder / "result.json").write_text('{"arm": "base')
+    with pytest.raises(ValueError, match="result.json is not valid JSON"):
+        _ = run.result
+
+
+def test_a_distiller_leaves_its_student(tmp_path):
+    student = network()
+    distiller = kdcore.Distiller(student, network(4), soft_loss=kdcore.kd_loss)
+    distiller.compile(keras.optimizers.Adam(0.01))
+    run = open_run(tmp_path)
+    run.fit(distiller, batches(), 2, verbose=0)
+    run.finish(distiller, {})
+    assert run.result["params"] == student.count_params()
+    assert set(run.result["history"]) == {"loss", "hard_loss", "soft_loss"}
+
+
+def test_replacing_keeps_the_old_file_after_an_error(tmp_path):
+    path = tmp_path / "a.json"
+    write_json(path, {"old": 1})
+    with pytest.raises(RuntimeError), replacing(path) as temporary:
+        temporary.write_text("half")
+        raise RuntimeError
+    assert read_json(path) == {"old": 1} and len(list(tmp_path.iterdir())) == 1
+
+
+def test_json_has_null_and_never_nan(tmp_path):
+    write_json(
+        tmp_path / "a.json", {"x": [np.nan, np.float32(0.5), np.int64(3), np.bool_(True)]}
+    )
+    assert read_json(tmp_path / "a.json") == {"x": [None, 0.5, 3, True]}
+
+
+def test_digest_sees_dtype_shape_and_bytes():
+    a = np.arange(4, dtype="float32")
+    assert digest(a) == digest(a.copy())
+    others = (a.reshape(2, 2), a.astype("float64"), a[::-1])
+    assert all(digest(a) != digest(b) for b in others)

@@ -1,0 +1,215 @@
+import errno
+import json
+
+import keras
+import numpy as np
+import pytest
+from conftest import make_case
+
+import kdcore
+from kdcore.soft_targets import SoftTargetsError, teacher_digest
+from kdcore.splits import LeakageError
+
+
+def network(seed=0, classes=3, filters=2):
+    keras.utils.set_random_seed(seed)
+    return kdcore.unet((None, None, 1), classes, filters=filters, depth=1)
+
+
+def flat(case):
+    """A callable teacher that knows nothing."""
+    return np.full((*case.image.shape[:3], 3), 1 / 3, np.float32)
+
+
+@pytest.fixture
+def two(cases):
+    return cases[:2]
+
+
+@pytest.mark.parametrize("model_shape", [(None, None, 1), (8, None, None, 1)])
+def test_log_probabilities_of_the_teacher(tmp_path, two, model_shape):
+    keras.utils.set_random_seed(0)
+    model = kdcore.unet(model_shape, 3, filters=2, depth=1)
+    soft = kdcore.SoftTargets.write(model, two, tmp_path)
+    array = soft["case_000"]
+    assert isinstance(array, np.memmap) and array.dtype == np.float16
+    assert array.shape == (*two[0].image.shape[:3], 3)
+    expected = kdcore.predict_probabilities(model, two[0])
+    np.testing.assert_allclose(np.exp(array.astype(np.float32)), expected, atol=2e-3)
+    assert sorted(soft) == ["case_000", "case_001"] and soft.num_classes == 3
+
+
+def test_several_teachers_are_their_mean_probability(tmp_path, two):
+    models = [network(0), network(1)]
+    soft = kdcore.SoftTargets.write(models, two, tmp_path)
+    expected = np.mean([kdcore.predict_probabilities(m, two[0]) for m in models], axis=0)
+    np.testing.assert_allclose(np.exp(soft["case_000"].astype(np.float32)), expected, atol=2e-3)
+
+
+def test_any_callable_may_teach(tmp_path, two):
+    soft = kdcore.SoftTargets.write(flat, two, tmp_path)
+    np.testing.assert_allclose(soft["case_001"], np.log(1 / 3), atol=1e-3)
+
+
+def test_bernoulli_teachers_give_two_channels(tmp_path, two):
+    for number, teacher in enumerate((network(classes=1), lambda case: flat(case)[..., :1])):
+        soft = kdcore.SoftTargets.write(teacher, two, tmp_path / str(number))
+        total = np.exp(soft["case_000"].astype(np.float32)).sum(-1)
+        assert soft.num_classes == 2
+        np.testing.assert_allclose(total, 1, atol=2e-3)
+
+
+def test_goes_on_where_it_stopped(tmp_path, cases):
+    seen = []
+
+    def teacher(case):
+        if len(seen) == 3 and case.case_id == cases[3].case_id:
+            seen.append("stop")
+            raise KeyboardInterrupt
+        seen.append(case.case_id)
+        return flat(case)
+
+    with pytest.raises(KeyboardInterrupt):
+        kdcore.SoftTargets.write(teacher, cases, tmp_path)
+    assert len(kdcore.SoftTargets.open(tmp_path)) == 3
+    soft = kdcore.SoftTargets.write(teacher, cases, tmp_path)
+    assert len(soft) == 6 and len(seen) == 7  # no case was labelled twice
+
+
+def test_a_full_disk_leaves_no_half_case(tmp_path, two, monkeypatch):
+    kdcore.SoftTargets.write(flat, two[:1], tmp_path)
+
+    def full(path, array, **kwargs):
+        path.write_bytes(b"half")
+        raise OSError(errno.ENOSPC, "No space left on device")
+
+    monkeypatch.setattr(np, "save", full)
+    with pytest.raises(OSError, match="No space left"):
+        kdcore.SoftTargets.write(flat, two, tmp_path)
+    monkeypatch.undo()
+    assert list(kdcore.SoftTargets.open(tmp_path)) == ["case_000"]
+    assert not list(tmp_path.glob(".part-*"))
+    assert len(kdcore.SoftTargets.write(flat, two, tmp_path)) == 2
+
+
+# --- anything changed is refused --------------------------------------------------------
+
+
+def test_another_teacher_is_refused(tmp_path, two):
+    kdcore.SoftTargets.write(network(0), two, tmp_path)
+    kdcore.SoftTargets.open(tmp_path, teacher=network(0))  # the same weights, built again
+    with pytest.raises(SoftTargetsError, match="made with another teacher"):
+        kdcore.SoftTargets.open(tmp_path, teacher=network(1))
+    with pytest.raises(SoftTargetsError, match="made with another teacher"):
+        kdcore.SoftTargets.write(network(1), two, tmp_path)
+
+
+def test_another_normalization_is_refused(tmp_path, two):
+    model = network()
+    kdcore.SoftTargets.write(model, two, tmp_path)
+    with pytest.raises(SoftTargetsError, match="another normalization"):
+        kdcore.SoftTargets.write(model, two, tmp_path, normalization="zscore")
+    with pytest.raises(SoftTargetsError, match="normalization was percentile, is zscore"):
+        kdcore.SoftTargets.open(tmp_path, cases=two, normalization="zscore")
+
+
+def test_another_image_is_refused_and_labelled_again(tmp_path, two):
+    kdcore.SoftTargets.write(flat, two, tmp_path)
+    changed = kdcore.Case("case_000", two[0].image + 1, None, (1, 1, 1))
+    with pytest.raises(SoftTargetsError, match="case_000 is not the one that was labelled"):
+        kdcore.SoftTargets.open(tmp_path, cases=[changed])
+    kdcore.SoftTargets.write(flat, [changed], tmp_path)
+    kdcore.SoftTargets.open(tmp_path, cases=[changed])
+
+
+def test_another_number_of_classes_is_refused(tmp_path, two):
+    class Teacher:
+        digest = "the same"
+        classes = 3
+
+        def __call__(self, case):
+            return np.full((*case.image.shape[:3], self.classes), 1 / self.classes)
+
+    teacher = Teacher()
+    kdcore.SoftTargets.write(teacher, two[:1], tmp_path)
+    teacher.classes = 4
+    with pytest.raises(SoftTargetsError, match="num_classes was 3, is 4"):
+        kdcore.SoftTargets.write(teacher, two, tmp_path)
+
+
+def test_swapped_and_damaged_files_are_refused(tmp_path, two):
+    kdcore.SoftTargets.write(network(), two, tmp_path)
+    first, second = tmp_path / "case_000.npy", tmp_path / "case_001.npy"
+    content = first.read_bytes()
+    first.write_bytes(second.read_bytes())
+    with pytest.raises(SoftTargetsError, match="case_000.npy is not the file"):
+        kdcore.SoftTargets.open(tmp_path)["case_000"]
+    first.write_bytes(content[:-1] + bytes([content[-1] ^ 1]))
+    with pytest.raises(SoftTargetsError, match="case_000.npy is not the file"):
+        kdcore.SoftTargets.open(tmp_path)["case_000"]
+
+
+def test_broken_manifest_and_missing_case(tmp_path, two):
+    with pytest.raises(FileNotFoundError, match="holds no soft targets"):
+        kdcore.SoftTargets.open(tmp_path)
+    kdcore.SoftTargets.write(flat, two, tmp_path)
+    with pytest.raises(KeyError, match="no soft target for case_009"):
+        kdcore.SoftTargets.open(tmp_path)["case_009"]
+    (tmp_path / "manifest.json").write_text('{"format": 1, "te')
+    with pytest.raises(ValueError, match="manifest.json is not valid JSON"):
+        kdcore.SoftTargets.open(tmp_path)
+    (tmp_path / "manifest.json").write_text(json.dumps({"format": 99}))
+    with pytest.raises(SoftTargetsError, match="unknown format"):
+        kdcore.SoftTargets.open(tmp_path)
+
+
+def test_labelling_held_out_cases_is_refused(tmp_path, cases):
+    split = kdcore.split_cases(cases, 2, 1, 1)
+    with pytest.raises(LeakageError, match="SoftTargets.write may use labelled or unlabelled"):
+        kdcore.SoftTargets.write(flat, cases, tmp_path, split=split)
+    assert not list(tmp_path.iterdir())
+
+
+@pytest.mark.parametrize(
+    ("output", "message"),
+    [
+        (lambda p: p[:-1], "the teacher gave shape"),
+        (lambda p: p * 40 - 20, "values run from"),
+        (lambda p: p * 0.5, "sum to"),
+        (lambda p: p * np.nan, "values run from"),
+    ],
+)
+def test_what_is_no_probability_map_is_refused(tmp_path, two, output, message):
+    with pytest.raises(ValueError, match=message):
+        kdcore.SoftTargets.write(lambda case: output(flat(case)), two, tmp_path)
+
+
+def test_teacher_digest_sees_weights_and_not_names():
+    a, b = network(0), network(0)
+    assert teacher_digest(a) == teacher_digest(b) != teacher_digest(network(1))
+    assert teacher_digest([a, b]) != teacher_digest(a)
+    assert teacher_digest(flat) != teacher_digest(lambda case: case)
+    with pytest.raises(ValueError, match="A teacher is"):
+        teacher_digest("model.keras")
+
+
+def test_nnunet_probability_maps(tmp_path, two, rng):
+    source = tmp_path / "nnunet"
+    source.mkdir()
+    maps = {}
+    for case in two:
+        maps[case.case_id] = rng.dirichlet([1, 1, 1], case.image.shape[:3]).astype("float32")
+        c_z_y_x = maps[case.case_id].transpose(3, 2, 1, 0)
+        np.savez_compressed(source / f"{case.case_id}.npz", probabilities=c_z_y_x)
+    teacher = kdcore.NNUNetProbabilities(source)
+    soft = kdcore.SoftTargets.write(teacher, two, tmp_path / "soft")
+    for case in two:
+        received = np.exp(soft[case.case_id].astype(np.float32))
+        np.testing.assert_allclose(received, maps[case.case_id], atol=2e-3)
+    with pytest.raises(FileNotFoundError, match="case_005.npz does not exist"):
+        teacher(make_case(5))
+    (source / "case_005.npz").write_bytes(b"no archive")
+    with pytest.raises(ValueError, match="case_005.npz is no probability map"):
+        teacher(make_case(5))
+    with pytest.raises(FileNotFoundError, match="holds no .npz"):
+        kdcore.NNUNetProbabilities(tmp_path)

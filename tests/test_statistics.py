@@ -1,0 +1,107 @@
+import json
+
+import numpy as np
+import pytest
+from pytest import approx
+from scipy import stats
+
+import kdcore
+from kdcore.statistics import bootstrap_interval, per_case, sign_flip_p
+
+
+def results(**arms):
+    """{arm: {case: {seed: (dice of label 1, dice of label 2)}}} in the results' form."""
+    return {
+        "arms": {
+            name: {
+                "per_case": {
+                    case: {
+                        seed: {"1": {"dice": one}, "2": {"dice": two}, "all": {"ece": 0}}
+                        for seed, (one, two) in seeds.items()
+                    }
+                    for case, seeds in cases.items()
+                }
+            }
+            for name, cases in arms.items()
+        }
+    }
+
+
+def test_seeds_are_averaged_for_each_case_first():
+    r = results(
+        a={"x": {"0": (0.8, 0.6), "1": (0.6, 0.4)}, "y": {"0": (0.9, 0.9), "1": (0.9, 0.9)}},
+        b={"y": {"0": (0.5, 0.5)}, "x": {"0": (0.5, 0.5)}},
+    )
+    assert per_case(r, "a") == {"x": approx(0.6), "y": approx(0.9)}
+    report = kdcore.compare(r, "a", "b")
+    assert report["difference"] == approx(((0.6 - 0.5) + (0.9 - 0.5)) / 2)
+    assert (report["cases"], report["seeds_a"], report["seeds_b"]) == (2, 2, 1)
+    assert report["mean_a"] - report["mean_b"] == approx(report["difference"])
+
+
+def test_cases_are_paired_by_name_not_by_order(rng):
+    values = rng.uniform(0.5, 0.9, 30)
+    a = {f"c{i}": {"0": (v + 0.02, v + 0.02)} for i, v in enumerate(values)}
+    b = {f"c{i}": {"0": (v, v)} for i, v in reversed(list(enumerate(values)))}
+    report = kdcore.compare(results(a=a, b=b), "a", "b")
+    assert report["difference"] == approx(0.02)
+    assert report["interval"] == approx([0.02, 0.02], abs=1e-9)
+    assert report["p"] < 0.001
+
+
+def test_undefined_values_are_left_out_and_counted():
+    r = results(
+        a={"x": {"0": (None, 0.5)}, "y": {"0": (None, None)}, "z": {"0": (0.5, 0.5)}},
+        b={"x": {"0": (0.9, 0.4)}, "y": {"0": (0.1, 0.1)}, "z": {"0": (0.5, 0.5)}},
+    )
+    report = kdcore.compare(r, "a", "b")
+    assert report["cases"] == 2 and report["undefined"] == 1
+    assert kdcore.compare(r, "a", "b", label="2")["difference"] == approx(0.05)
+
+
+def test_antisymmetric_and_reproducible(rng):
+    a = {f"c{i}": {"0": (v, v)} for i, v in enumerate(rng.uniform(0, 1, 20))}
+    b = {f"c{i}": {"0": (v, v)} for i, v in enumerate(rng.uniform(0, 1, 20))}
+    r = results(a=a, b=b)
+    forth, back = kdcore.compare(r, "a", "b"), kdcore.compare(r, "b", "a")
+    assert forth == kdcore.compare(r, "a", "b")
+    assert forth["difference"] == approx(-back["difference"])
+    assert forth["p"] == approx(back["p"], abs=0.02)
+    json.dumps(forth, allow_nan=False)
+
+
+def test_interval_and_p_agree_with_theory(rng):
+    values = rng.normal(0.3, 1.0, 80)
+    low, high = bootstrap_interval(values)
+    t = stats.t.interval(0.95, 79, values.mean(), stats.sem(values))
+    assert [low, high] == approx(list(t), abs=0.04)
+    assert sign_flip_p(values) == approx(stats.ttest_1samp(values, 0).pvalue, abs=0.01)
+
+
+def test_interval_covers_as_often_as_it_says():
+    covered = 0
+    for seed in range(100):
+        values = np.random.default_rng(seed).normal(0, 1, 40)
+        low, high = bootstrap_interval(values)
+        covered += low <= 0 <= high
+    assert 87 <= covered <= 100
+
+
+def test_no_difference_is_not_significant():
+    assert sign_flip_p(np.array([0.1, -0.1, 0.2, -0.2])) == 1.0
+
+
+def test_one_case_has_no_interval():
+    r = results(a={"x": {"0": (0.5, 0.5)}}, b={"x": {"0": (0.4, 0.4)}})
+    report = kdcore.compare(r, "a", "b")
+    assert report["interval"] is None and report["p"] is None
+
+
+def test_unknown_arm_and_label_are_named():
+    r = results(a={"x": {"0": (0.5, 0.5)}}, b={"z": {"0": (0.4, 0.4)}})
+    with pytest.raises(ValueError, match="no arm 'c'.*\\['a', 'b'\\]"):
+        kdcore.compare(r, "a", "c")
+    with pytest.raises(ValueError, match="no case in common"):
+        kdcore.compare(r, "a", "b")
+    with pytest.raises(ValueError, match="no label '9'"):
+        kdcore.compare(r, "a", "b", label="9")
