@@ -44,9 +44,7 @@ if not run.finished:
     student = kdcore.unet(
         (*config.shape, 1), experiment.NUM_CLASSES, training.filters, config.depth, "student"
     )
-    distiller = kdcore.Distiller(
-        student, temperature=config.temperature, alpha=config.alpha
-    )
+    distiller = kdcore.Distiller(student, temperature=config.temperature, alpha=config.alpha)
     job.compile(distiller, "student")
     run.fit(distiller, batches, epochs=job.epochs("student"))
     job.finish(run, distiller)

@@ -80,7 +80,9 @@ plt.show()
 # The student's best, median and worst test volume.
 
 # %%
-scores = {c: entry["all"]["mean_dice"] for c, entry in runs["student"].result["per_case"].items()}
+scores = {
+    c: entry["all"]["mean_dice"] for c, entry in runs["student"].result["per_case"].items()
+}
 ranked = sorted(scores, key=lambda c: scores[c])
 chosen = {"good": ranked[-1], "median": ranked[len(ranked) // 2], "bad": ranked[0]}
 cases = {case.case_id: case for case in job.take("test", seed)}

@@ -1,24 +1,30 @@
 """What a network costs: parameters, multiply-accumulates, milliseconds."""
 
 import time
+from collections.abc import Sequence
 
 import keras
 import numpy as np
 from keras import layers
 
+from kdcore.unet import UNet
 
-def count_macs(model: keras.Model) -> int:
+
+def count_macs(model: keras.Model, space: Sequence[int] | None = None) -> int:
     """Multiply-accumulate operations of one forward pass of one sample.
 
     Counts convolutions, transposed convolutions and dense layers; normalization,
     activation and pooling are left out, as is usual.
 
     Args:
-        model: A functional model whose input sizes are known.
+        model: A functional model.
+        space: Spatial sizes, for a `kdcore.unet` whose own are None.
 
     Raises:
-        ValueError: If a size is None.
+        ValueError: If a size is not known.
     """
+    if space is not None and isinstance(model, UNet):
+        model = UNet(**{**model.get_config(), "input_shape": (*space, model.input_shape[-1])})
     if None in model.input_shape[1:]:
         raise ValueError(
             f"The cost depends on the size, but the input is {model.input_shape}. Build the "

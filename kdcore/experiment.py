@@ -110,6 +110,7 @@ SMOKE = replace(
     num_labelled=2,
     num_validation=2,
     num_test=3,
+    depth=1,
     teacher=replace(_SMALL, filters=8),
     student=_SMALL,
     baseline=_SMALL,

@@ -43,16 +43,16 @@ def overlays(
     """
     titles = ["image", "reference", *columns]
     figure, axes = _panels(len(rows), len(titles), 1.7, 2.1)
+    for axis, title in zip(axes[0], titles, strict=True):
+        axis.set_title(title, fontsize=9)
     for axis_row, (row_title, case) in zip(axes, rows.items(), strict=True):
         assert case.mask is not None
         plane = int((case.mask > 0).sum(axis=(1, 2)).argmax())
         masks = [None, case.mask, *(column[case.case_id] for column in columns.values())]
-        for axis, title, mask in zip(axis_row, titles, masks, strict=True):
+        for axis, mask in zip(axis_row, masks, strict=True):
             _show_slice(axis, case.image[plane, ..., 0])
             if mask is not None:
                 _show_mask(axis, mask[plane])
-            if axis_row is axes[0]:
-                axis.set_title(title, fontsize=9)
         axis_row[0].set_ylabel(row_title, fontsize=9)
     return figure
 

@@ -136,6 +136,16 @@ def seed_table(results: Mapping[str, Any]) -> str:
     return markdown(["seed", *arms], rows)
 
 
+def collapsed(results: Mapping[str, Any], least: float) -> list[str]:
+    """Runs ("arm seed") whose mean Dice on the test cases is below `least`."""
+    return [
+        f"{name} {seed}"
+        for name, arm in results["arms"].items()
+        for seed in arm["seeds"]
+        if not _of_seed(arm, seed) >= least
+    ]
+
+
 def markdown(header: Sequence[str], rows: Sequence[Sequence[str]]) -> str:
     """A Markdown table with aligned columns."""
     widths = [max(len(row[i]) for row in (header, *rows)) for i in range(len(header))]

@@ -1,0 +1,114 @@
+"""Every example runs, in order and on its own, at smoke size."""
+
+import runpy
+import shutil
+from pathlib import Path
+
+import matplotlib
+import numpy as np
+import pytest
+
+from kdcore import experiment
+from kdcore.results import load_results
+
+EXAMPLES = sorted((Path(__file__).parent.parent / "examples").glob("0*.py"))
+SECTION = "# %%"
+
+
+@pytest.fixture(scope="module", autouse=True)
+def no_windows():
+    matplotlib.use("Agg")
+
+
+@pytest.fixture(scope="module")
+def runs(tmp_path_factory):
+    return tmp_path_factory.mktemp("runs")
+
+
+def arguments(msd_folder, runs):
+    return ["--tier", "smoke", "--data-dir", str(msd_folder), "--runs", str(runs)]
+
+
+def run(path, msd_folder, runs, monkeypatch):
+    monkeypatch.setattr("sys.argv", [str(path), *arguments(msd_folder, runs)])
+    return runpy.run_path(str(path), run_name="__main__")
+
+
+def test_there_are_examples():
+    assert [path.name[:2] for path in EXAMPLES] == ["01", "02", "03", "04", "05"]
+
+
+@pytest.mark.parametrize("path", EXAMPLES, ids=lambda path: path.stem)
+def test_in_order(path, msd_folder, runs, monkeypatch, capsys):
+    run(path, msd_folder, runs, monkeypatch)
+    assert "smoke" in capsys.readouterr().out  # says where its files are
+
+
+def test_the_last_one_leaves_results_and_figures(runs):
+    folder = runs / "hippocampus-smoke"
+    results = load_results(folder / "results.json")
+    assert set(results["arms"]) == {"teacher", "student", "baseline"}
+    for arm in results["arms"].values():
+        assert arm["params"] > 0 and arm["seeds"] == [0] and len(arm["per_case"]) == 3
+        for seeds in arm["per_case"].values():
+            assert {"dice", "surface_dice_1mm", "hd95_mm"} <= set(seeds["0"]["1"])
+    assert [row["a"] for row in results["comparisons"]] == ["student", "student", "teacher"]
+    figures = sorted(path.name for path in (folder / "figures").iterdir())
+    assert figures == [
+        "loss_curves.png", "normalization.png", "overlays.png", "soft_targets.png",
+    ]  # fmt: skip
+
+
+@pytest.mark.parametrize("number", ["02", "04"])
+def test_an_example_trains_what_the_study_trains(number, msd_folder, runs, tmp_path):
+    """The code shown in the example and `experiment.train` end in the same weights."""
+    arm = {"02": "teacher", "04": "student"}[number]
+    shown = experiment.from_arguments(arguments(msd_folder, runs))
+    again = experiment.from_arguments(arguments(msd_folder, tmp_path))
+    soft_targets = shown.soft_targets(0) if arm == "student" else None
+    by_example = shown.run(arm, 0, soft_targets)
+    by_study = experiment.train(again, arm, 0)
+    assert by_example.result["model_digest"] == by_study.result["model_digest"]
+
+
+@pytest.mark.parametrize("path", EXAMPLES[3:], ids=lambda path: path.stem)
+def test_on_its_own(path, msd_folder, tmp_path, monkeypatch):
+    run(path, msd_folder, tmp_path, monkeypatch)
+
+
+def test_finished_runs_are_not_repeated(msd_folder, runs, monkeypatch):
+    import keras
+
+    def refuse(*args, **kwargs):
+        raise AssertionError("trained again")
+
+    monkeypatch.setattr(keras.Model, "fit", refuse)
+    for path in EXAMPLES[1:]:
+        run(path, msd_folder, runs, monkeypatch)
+
+
+@pytest.mark.parametrize("path", EXAMPLES, ids=lambda path: path.stem)
+def test_is_in_py_percent_format(path):
+    jupytext = pytest.importorskip("jupytext", reason="jupytext comes with the site's sessions")
+    notebook = jupytext.read(path)
+    kinds = {cell.cell_type for cell in notebook.cells}
+    assert kinds == {"markdown", "code"} and notebook.cells[0].cell_type == "markdown"
+
+
+def test_seeds_of_one_config(msd_folder, tmp_path, capsys):
+    from kdcore import seeds
+
+    out = tmp_path / "seeds.json"
+    options = ["--seeds", "2", "--out", str(out), *arguments(msd_folder, tmp_path)]
+    assert seeds.main(options) == 0
+    results = load_results(out)
+    assert all(arm["seeds"] == [0, 1] for arm in results["arms"].values())
+    assert results["split"]["labelled"]["0"] != results["split"]["labelled"]["1"]
+    differences = [
+        results["arms"]["student"]["per_case"][c]["0"]["all"]["nll"]
+        - results["arms"]["student"]["per_case"][c]["1"]["all"]["nll"]
+        for c in results["split"]["test"]
+    ]
+    assert np.abs(differences).max() > 0
+    assert "collapsed runs" in capsys.readouterr().out
+    shutil.rmtree(tmp_path)

@@ -1,0 +1,114 @@
+import json
+
+import keras
+import numpy as np
+import pytest
+from pytest import approx
+
+import kdcore
+from kdcore import cost, figures, results
+from kdcore.runs import Run
+
+SPLIT = kdcore.Split(("a",), (), (), ("x", "y"))
+
+
+def finished(root, arm, seed, dice):
+    run = Run(root, arm, seed, {}, SPLIT)
+    model = kdcore.unet((16, 16, 1), 3, filters=2, depth=1)
+    entry = {"surface_dice_1mm": 0.9, "hd95_mm": float("nan")}
+    per_case = {
+        case: {"1": {"dice": value, **entry}, "2": {"dice": value - 0.1, **entry}, "all": {}}
+        for case, value in zip(("x", "y"), dice, strict=True)
+    }
+    run.finish(model, per_case)
+    return run
+
+
+@pytest.fixture
+def collected(tmp_path):
+    runs = [
+        finished(tmp_path, arm, seed, dice)
+        for arm, seed, dice in (
+            ("student", 0, (0.8, 0.9)),
+            ("student", 1, (0.6, 0.9)),
+            ("baseline", 0, (0.5, 0.14)),
+        )
+    ]
+    return results.collect("test", runs, [("student", "baseline")], {"name": "made up"}, {})
+
+
+def test_has_the_contracts_form(collected, tmp_path):
+    assert set(results.KEYS) <= set(collected)
+    student = collected["arms"]["student"]
+    assert student["params"] > 0 and student["seeds"] == [0, 1]
+    assert student["per_case"]["x"]["1"]["1"]["dice"] == 0.6  # case, seed, label
+    row = collected["comparisons"][0]
+    assert row["difference"] == approx(((0.65 - 0.45) + (0.85 - 0.09)) / 2)
+    path = results.save_results(collected, tmp_path / "r.json")
+    assert "NaN" not in path.read_text() and results.load_results(path) == collected
+
+
+def test_every_number_can_be_computed_again_from_the_file(collected, tmp_path):
+    path = results.save_results(collected, tmp_path / "r.json")
+    content = json.loads(path.read_text())
+    for row in content["comparisons"]:
+        assert kdcore.compare(content, row["a"], row["b"]) == row
+
+
+def test_tables(collected):
+    text = results.table(collected, {"1": "one", "2": "two"})
+    line = next(line for line in text.splitlines() if "student" in line)
+    cells = [cell.strip() for cell in line.split("|")]
+    assert cells[1:6] == ["student", "2", "0.800", "0.700", "0.750"]
+    assert "+48.00" in results.comparison_table(collected)
+    assert "0.800" in results.seed_table(collected).splitlines()[2]
+    assert results.collapsed(collected, 0.3) == ["baseline 0"]
+
+
+def test_broken_results_files_are_named(tmp_path):
+    path = tmp_path / "r.json"
+    path.write_text('{"study": "x", "arms"')
+    with pytest.raises(ValueError, match="r.json is not valid JSON"):
+        results.load_results(path)
+    path.write_text('{"study": "x"}')
+    with pytest.raises(ValueError, match="r.json is no results file: it lacks commit"):
+        results.load_results(path)
+    with pytest.raises(ValueError, match="no finished runs"):
+        results.collect("s", [], [], {}, {})
+
+
+def test_macs_by_hand():
+    inputs = keras.Input((8, 8, 2))
+    z = keras.layers.Conv2D(4, 3, padding="same", strides=2)(inputs)
+    z = keras.layers.Conv2DTranspose(3, 2, strides=2)(z)
+    model = keras.Model(inputs, z)
+    # 4x4 outputs of 3*3*2*4, and 4x4 inputs of 2*2*4*3
+    assert cost.count_macs(model) == 16 * 72 + 16 * 48
+    assert cost.milliseconds_a_slice(model, num_slices=2, repeats=2) > 0
+
+
+def test_macs_need_sizes():
+    model = kdcore.unet((None, None, 1), 3, filters=2, depth=1)
+    known = kdcore.unet((64, 48, 1), 3, filters=2, depth=1)
+    assert cost.count_macs(model, (64, 48)) == cost.count_macs(known)
+    with pytest.raises(ValueError, match="cost depends on the size"):
+        cost.count_macs(model)
+
+
+def test_figures_are_drawn(cases, tmp_path):
+    import matplotlib
+
+    matplotlib.use("Agg")
+    case = cases[0]
+    log_p = np.log(np.full((*case.mask.shape, 3), 1 / 3))
+    drawn = {
+        "loss": figures.loss_curves({"a": {"loss": [2, 1], "soft_loss": [1, 0.5]}}),
+        "overlay": figures.overlays({"good": case}, {"student": {case.case_id: case.mask}}),
+        "soft": figures.soft_target_maps(case, log_p),
+    }
+    for name, figure in drawn.items():
+        figure.savefig(tmp_path / f"{name}.png")
+        assert (tmp_path / f"{name}.png").stat().st_size > 3000
+    assert [axis.get_title() for axis in drawn["overlay"].axes] == [
+        "image", "reference", "student",
+    ]  # fmt: skip
