@@ -41,7 +41,7 @@ print(f"foreground: {foreground:.1%} of all voxels")
 # all networks alike; the paired differences stay meaningful.
 
 # %%
-split = job.split()
+split = job.split
 for part in ("labelled", "unlabelled", "validation", "test"):
     print(f"{part:>10}: {len(getattr(split, part))}")
 

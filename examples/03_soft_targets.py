@@ -20,18 +20,18 @@ job = experiment.from_arguments()
 seed = 0
 teacher_run = experiment.train(job, "teacher", seed)  # opens what example 2 trained
 teacher = teacher_run.load()
-split = job.split(seed)
+split = job.split
 
 # %% [markdown]
 # The teacher labels every training volume, those without labels too. Handing over the
 # split makes it impossible to label a validation or test volume by mistake.
 
 # %%
-training_cases = job.take("labelled", seed) + job.take("unlabelled", seed)
+training_cases = job.take("labelled") + job.take("unlabelled")
 folder = teacher_run.folder.with_name(f"soft-targets-{teacher_run.folder.name}")
 soft_targets = kdcore.SoftTargets.write(teacher, training_cases, folder, split=split)
 try:
-    kdcore.SoftTargets.write(teacher, job.take("test", seed), folder, split=split)
+    kdcore.SoftTargets.write(teacher, job.take("test"), folder, split=split)
 except kdcore.LeakageError as error:
     print("refused:", error)
 
@@ -48,7 +48,7 @@ print(
 # that is what a label cannot say. A higher temperature makes small probabilities count.
 
 # %%
-case = job.take("labelled", seed)[0]
+case = job.take("labelled")[0]
 log_p = np.asarray(soft_targets[case.case_id], np.float32)
 for temperature in (1.0, 2.0, 5.0):
     p = soften(np.exp(log_p), temperature)

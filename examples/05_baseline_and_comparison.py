@@ -20,7 +20,7 @@ folder = job.root / "figures"
 folder.mkdir(parents=True, exist_ok=True)
 
 # %%
-soft_targets = job.soft_targets(seed)
+soft_targets = job.soft_targets()
 runs = {arm: experiment.train(job, arm, seed, verbose="auto") for arm in experiment.ARMS}
 networks = {arm: run.load() for arm, run in runs.items()}
 
@@ -33,7 +33,7 @@ networks = {arm: run.load() for arm, run in runs.items()}
 report = kdcore.check_teaching(
     networks["teacher"],
     networks["student"],
-    job.take("validation", seed),
+    job.take("validation"),
     baseline=networks["baseline"],
     student_before=job.network("student", seed),
     temperature=job.config.temperature,
@@ -53,6 +53,7 @@ summary = results.collect(
     pairs=[("student", "baseline"), ("student", "teacher"), ("teacher", "baseline")],
     data=experiment.DATA,
     config=experiment.describe(job.config),
+    volume=experiment.VOLUME,
 )
 summary["check_teaching"] = report.to_dict()
 path = results.save_results(summary, job.root / "results.json")
@@ -85,7 +86,7 @@ scores = {
 }
 ranked = sorted(scores, key=lambda c: scores[c])
 chosen = {"good": ranked[-1], "median": ranked[len(ranked) // 2], "bad": ranked[0]}
-cases = {case.case_id: case for case in job.take("test", seed)}
+cases = {case.case_id: case for case in job.take("test")}
 rows = {f"{name}: {scores[c]:.2f}": cases[c] for name, c in chosen.items()}
 masks = {
     arm: {c: kdcore.predict_mask(network, cases[c]) for c in chosen.values()}

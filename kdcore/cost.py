@@ -41,9 +41,16 @@ def count_macs(model: keras.Model, space: Sequence[int] | None = None) -> int:
     return total
 
 
-def milliseconds_a_slice(model: keras.Model, num_slices: int = 32, repeats: int = 15) -> float:
-    """Median time of a forward pass, divided by its slices; on this machine, now."""
-    shape = (num_slices, *model.input_shape[1:])
+def milliseconds_a_slice(model: keras.Model, volume: Sequence[int], repeats: int = 15) -> float:
+    """Median time of a volume's forward pass divided by its slices, on this machine, now.
+
+    Args:
+        model: 2-D, which sees the slices as a batch, or 3-D.
+        volume: `(D, H, W)`.
+        repeats: Measurements, after three that do not count.
+    """
+    flat = len(model.input_shape) == 4
+    shape = (*volume, model.input_shape[-1]) if flat else (1, *volume, model.input_shape[-1])
     images = np.random.default_rng(0).normal(size=shape).astype(np.float32)
     for _ in range(3):
         model.predict_on_batch(images)
@@ -52,4 +59,4 @@ def milliseconds_a_slice(model: keras.Model, num_slices: int = 32, repeats: int 
         start = time.perf_counter()
         model.predict_on_batch(images)
         times.append(time.perf_counter() - start)
-    return 1000 * float(np.median(times)) / num_slices
+    return 1000 * float(np.median(times)) / volume[0]

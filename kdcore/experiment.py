@@ -31,6 +31,8 @@ from kdcore.unet import unet
 ARMS = ("teacher", "student", "baseline")
 NUM_CLASSES = 3
 STEPS_AN_EPOCH = 100
+VOLUME = (40, 64, 48)
+"""A usual volume, for the cost of a network."""
 DATA = {
     "name": "Medical Segmentation Decathlon, Task04 Hippocampus",
     "licence": "CC BY-SA 4.0",
@@ -47,11 +49,16 @@ class Training:
         filters: Filters of the U-Net's first level.
         steps: Gradient steps.
         learning_rate: Highest rate of AdamW; warm-up, then cosine decay to a hundredth.
+        shape: `(height, width)` of slices, or `(depth, height, width)` of patches, in
+            voxels; it decides whether the U-Net is 2-D or 3-D.
+        batch_size: Slices or patches a step.
     """
 
     filters: int
     steps: int
     learning_rate: float
+    shape: tuple[int, ...] = (64, 48)
+    batch_size: int = 16
 
 
 @dataclass(frozen=True)
@@ -63,9 +70,7 @@ class Config:
         num_labelled, num_validation, num_test: Cases; the others are unlabelled.
         num_cases: Use only the first so many cases; None uses all.
         teacher, student, baseline: How each arm is trained.
-        shape: Height and width of a slice, in voxels.
         depth: Of the U-Nets.
-        batch_size: Slices a step.
         labelled_share: Share of labelled slices in the student's batches.
         temperature, alpha: Of the distillation; alpha weighs the soft loss.
         augmentation: Of all arms alike.
@@ -79,12 +84,10 @@ class Config:
     student: Training
     baseline: Training
     num_cases: int | None = None
-    shape: tuple[int, int] = (64, 48)
     depth: int = 3
-    batch_size: int = 16
-    labelled_share: float = 0.5
+    labelled_share: float = 0.25
     temperature: float = 2.0
-    alpha: float = 0.5
+    alpha: float = 0.9
     augmentation: Augmentation = field(default_factory=Augmentation)
 
 
@@ -93,17 +96,19 @@ QUICK = Config(
     num_labelled=8,
     num_validation=20,
     num_test=60,
-    teacher=Training(filters=16, steps=1000, learning_rate=1e-3),
-    student=Training(filters=4, steps=1500, learning_rate=1e-2),
-    baseline=Training(filters=4, steps=1500, learning_rate=1e-2),
+    teacher=Training(
+        filters=10, steps=1500, learning_rate=5e-3, shape=(32, 48, 32), batch_size=2
+    ),
+    student=Training(filters=4, steps=2500, learning_rate=2e-2),
+    baseline=Training(filters=4, steps=2500, learning_rate=2e-2),
 )
 FULL = replace(
     QUICK,
-    teacher=replace(QUICK.teacher, steps=3000),
-    student=replace(QUICK.student, steps=4500),
-    baseline=replace(QUICK.baseline, steps=4500),
+    teacher=replace(QUICK.teacher, steps=4500),
+    student=replace(QUICK.student, steps=7500),
+    baseline=replace(QUICK.baseline, steps=7500),
 )
-_SMALL = Training(filters=2, steps=4, learning_rate=1e-2)
+_SMALL = Training(filters=2, steps=4, learning_rate=1e-2, shape=(32, 24), batch_size=4)
 SMOKE = replace(
     QUICK,
     num_cases=10,
@@ -111,10 +116,9 @@ SMOKE = replace(
     num_validation=2,
     num_test=3,
     depth=1,
-    teacher=replace(_SMALL, filters=8),
+    teacher=replace(_SMALL, filters=8, shape=(8, 32, 24), batch_size=2),
     student=_SMALL,
     baseline=_SMALL,
-    batch_size=4,
 )
 TIERS = {"smoke": SMOKE, "quick": QUICK, "full": FULL}
 
@@ -127,6 +131,7 @@ class Experiment:
         tier: Their name, for the folder.
         root: Folder of all runs.
         data_dir: Folder of the data; see `hippocampus_folder`.
+        draw: Which training cases are the labelled ones; validation and test stay.
     """
 
     def __init__(
@@ -135,8 +140,9 @@ class Experiment:
         tier: str = "quick",
         root: str | Path = "runs",
         data_dir: str | Path | None = None,
+        draw: int = 0,
     ) -> None:
-        self.config, self.tier, self.data_dir = config, tier, data_dir
+        self.config, self.tier, self.data_dir, self.draw = config, tier, data_dir, draw
         self.root = Path(root) / f"{config.data}-{tier}"
 
     @cached_property
@@ -145,8 +151,9 @@ class Experiment:
         cases = read_msd(hippocampus_folder(self.data_dir))
         return cases[: self.config.num_cases]
 
-    def split(self, seed: int = 0) -> Split:
-        """Validation and test are the same for all seeds; labelled cases are drawn anew."""
+    @cached_property
+    def split(self) -> Split:
+        """Drawn by case, with a fixed seed."""
         config = self.config
         split = split_cases(
             [case for case in self.cases if case.mask is not None],
@@ -154,18 +161,24 @@ class Experiment:
             config.num_validation,
             config.num_test,
         )
-        return split if seed == 0 else split.redraw_labelled(seed)
+        return split.redraw_labelled(self.draw) if self.draw else split
 
-    def take(self, part: str, seed: int = 0) -> list[Case]:
+    def take(self, part: str) -> list[Case]:
         """The cases of one part of the split."""
-        return self.split(seed).take(self.cases, part)
+        return self.split.take(self.cases, part)
 
     def network(self, arm: str, seed: int) -> keras.Model:
         """The arm's U-Net; student and baseline of one seed start from the same weights."""
         keras.utils.set_random_seed(seed)
-        config = self.config
-        filters = self.training(arm).filters
-        return unet((*config.shape, 1), NUM_CLASSES, filters, config.depth, name=arm)
+        training = self.training(arm)
+        return unet(
+            self.input_shape(arm), NUM_CLASSES, training.filters, self.config.depth, arm
+        )
+
+    def input_shape(self, arm: str) -> tuple[int | None, ...]:
+        """Slices are all of one size; a 3-D network takes volumes of any size."""
+        shape = self.training(arm).shape
+        return (*(shape if len(shape) == 2 else [None] * 3), 1)
 
     def training(self, arm: str) -> Training:
         """The arm's settings."""
@@ -201,18 +214,18 @@ class Experiment:
 
     def batches(self, arm: str, seed: int, soft_targets: SoftTargets | None = None) -> Batches:
         """The student sees labelled and unlabelled slices, the others labelled ones."""
-        config = self.config
-        cases = self.take("labelled", seed)
+        training = self.training(arm)
+        cases = self.take("labelled")
         if soft_targets is not None:
-            cases = cases + self.take("unlabelled", seed)
+            cases = cases + self.take("unlabelled")
         return Batches(
             cases,
-            config.shape,
-            config.batch_size,
+            training.shape,
+            training.batch_size,
             soft_targets=soft_targets,
-            augmentation=config.augmentation,
-            labelled_share=config.labelled_share,
-            num_batches=min(STEPS_AN_EPOCH, self.training(arm).steps),
+            augmentation=self.config.augmentation,
+            labelled_share=self.config.labelled_share,
+            num_batches=min(STEPS_AN_EPOCH, training.steps),
             seed=seed,
         )
 
@@ -229,21 +242,20 @@ class Experiment:
             settings["soft_targets"] = soft_targets.digest()
         data = [digest(c.image, c.mask if c.mask is not None else None) for c in self.cases]
         settings |= {"training": training, "data_digest": digest(data)}
-        return Run(self.root, arm, seed, settings, self.split(seed))
+        return Run(self.root, arm, seed, settings, self.split)
 
-    def soft_targets(self, seed: int) -> SoftTargets:
-        """The trained teacher's labels of all training cases, written where missing."""
-        teacher = train(self, "teacher", seed)
+    def soft_targets(self) -> SoftTargets:
+        """The teacher's labels of all training cases; trained and written where missing."""
+        teacher = train(self, "teacher", seed=0)
         folder = teacher.folder.with_name(f"soft-targets-{teacher.folder.name}")
-        cases = self.take("labelled", seed) + self.take("unlabelled", seed)
-        return SoftTargets.write(teacher.load(), cases, folder, split=self.split(seed))
+        cases = self.take("labelled") + self.take("unlabelled")
+        return SoftTargets.write(teacher.load(), cases, folder, split=self.split)
 
     def finish(self, run: Run, model: keras.Model) -> Run:
         """Evaluate on the test cases and write the run's result."""
-        split = self.split(run.seed)
-        scores = evaluate(model, self.take("test", run.seed), split=split)
+        scores = evaluate(model, self.take("test"), split=self.split)
         validation = evaluate(
-            model, self.take("validation", run.seed), split=split, part="validation"
+            model, self.take("validation"), split=self.split, part="validation"
         )
         run.finish(model, scores, validation_dice=mean_dice(validation))
         return run
@@ -255,10 +267,10 @@ def train(experiment: Experiment, arm: str, seed: int, verbose: int | str = 0) -
     Args:
         experiment: The main job.
         arm: "teacher", "student" or "baseline"; a student's teacher is trained first.
-        seed: Of the weights, the batches and the labelled cases.
+        seed: Of the weights and the batches.
         verbose: As in Keras' `fit`.
     """
-    soft_targets = experiment.soft_targets(seed) if arm == "student" else None
+    soft_targets = experiment.soft_targets() if arm == "student" else None
     run = experiment.run(arm, seed, soft_targets)
     if run.finished:
         return run

@@ -28,7 +28,7 @@ def collect(
     data: Mapping[str, Any],
     config: Mapping[str, Any],
     *,
-    measure: bool = True,
+    volume: Sequence[int],
 ) -> dict[str, Any]:
     """One results dict from finished runs of one split.
 
@@ -38,12 +38,12 @@ def collect(
         pairs: Arms to compare, `(a, b)` for a − b.
         data: What the data are: name, licence, how to cite, number of cases.
         config: Settings shared by the runs.
-        measure: Also measure the time of a forward pass, now and here.
+        volume: `(D, H, W)` for which the cost of a slice is counted and measured.
 
     Returns:
         `study`, `commit`, `versions`, `hardware`, `backend`, `data`, `split`, `config`,
-        `arms[name]` with `params`, `macs`, `seeds`, `per_case[case_id][seed][label]`, and
-        `comparisons`.
+        `arms[name]` with `params`, `macs_a_slice`, `ms_a_slice`, `seeds` and
+        `per_case[case_id][seed][label]`, and `comparisons`.
     """
     runs = list(runs)
     if not runs:
@@ -51,7 +51,7 @@ def collect(
     arms: dict[str, Any] = {}
     for run in runs:
         arm = arms.setdefault(run.arm, {"seeds": [], "per_case": {}, "runs": {}})
-        _add(arm, run, measure)
+        _add(arm, run, volume)
     first = runs[0].split
     results = {
         "study": study,
@@ -102,8 +102,8 @@ def table(results: Mapping[str, Any], labels: Mapping[str, str]) -> str:
         dice = [_mean(results, name, label, "dice") for label in (*labels, "mean")]
         row = [name, str(len(arm["seeds"])), *(f"{value:.3f}" for value in dice)]
         row += [form.format(_mean(results, name, "mean", key)) for _, key, form in _COLUMNS]
-        row += [f"{arm['params']:,}", f"{arm['macs'] / 1e6:.1f}"]
-        rows.append([*row, f"{arm['ms_a_slice']:.2f}" if "ms_a_slice" in arm else "–"])
+        row += [f"{arm['params']:,}", f"{arm['macs_a_slice'] / 1e6:.1f}"]
+        rows.append([*row, f"{arm['ms_a_slice']:.2f}"])
     return markdown(header, rows)
 
 
@@ -156,7 +156,7 @@ def markdown(header: Sequence[str], rows: Sequence[Sequence[str]]) -> str:
     return "\n".join([line(header), line(["-" * w for w in widths]), *map(line, rows)])
 
 
-def _add(arm: dict[str, Any], run: Run, measure: bool) -> None:
+def _add(arm: dict[str, Any], run: Run, volume: Sequence[int]) -> None:
     result = run.result
     arm["seeds"].append(run.seed)
     arm["runs"][str(run.seed)] = {
@@ -173,9 +173,13 @@ def _add(arm: dict[str, Any], run: Run, measure: bool) -> None:
         arm["per_case"].setdefault(case_id, {})[str(run.seed)] = entry
     if "params" not in arm:
         network = run.load()
-        arm |= {"params": network.count_params(), "macs": count_macs(network)}
-        if measure:
-            arm["ms_a_slice"] = milliseconds_a_slice(network)
+        flat = len(network.input_shape) == 4
+        macs = count_macs(network, volume[1:] if flat else volume)
+        arm |= {
+            "params": network.count_params(),
+            "macs_a_slice": macs if flat else macs // volume[0],
+            "ms_a_slice": milliseconds_a_slice(network, volume),
+        }
 
 
 def _mean(results: Mapping[str, Any], arm: str, label: str, metric: str) -> float:

@@ -1,7 +1,7 @@
 """The main job with several seeds: `nox -s seeds -- --seeds 10`. Goes on where it stopped.
 
-A seed decides the labelled volumes, the weights at the start, the order of the batches and
-the augmentation; validation and test volumes stay the same.
+One teacher (seed 0), then student and baseline with each seed. A seed decides the weights at
+the start, the order of the batches and the augmentation; the volumes stay the same.
 """
 
 import argparse
@@ -26,7 +26,7 @@ def main(arguments: list[str] | None = None) -> int:
     job = experiment.from_arguments(rest)
     runs: list[Run] = []
     for seed in range(options.seeds):
-        for arm in experiment.ARMS:
+        for arm in experiment.ARMS if seed == 0 else ("student", "baseline"):
             runs.append(experiment.train(job, arm, seed))
             print(f"seed {seed} {arm:>9}: {runs[-1].folder.name}", flush=True)
     summary = results.collect(
@@ -35,6 +35,7 @@ def main(arguments: list[str] | None = None) -> int:
         pairs=PAIRS,
         data=experiment.DATA,
         config=experiment.describe(job.config),
+        volume=experiment.VOLUME,
     )
     summary["collapsed"] = results.collapsed(summary, COLLAPSED)
     path = Path(options.out or job.root / "seeds.json")

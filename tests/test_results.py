@@ -34,7 +34,9 @@ def collected(tmp_path):
             ("baseline", 0, (0.5, 0.14)),
         )
     ]
-    return results.collect("test", runs, [("student", "baseline")], {"name": "made up"}, {})
+    return results.collect(
+        "test", runs, [("student", "baseline")], {"name": "made up"}, {}, volume=(4, 16, 16)
+    )
 
 
 def test_has_the_contracts_form(collected, tmp_path):
@@ -74,7 +76,7 @@ def test_broken_results_files_are_named(tmp_path):
     with pytest.raises(ValueError, match="r.json is no results file: it lacks commit"):
         results.load_results(path)
     with pytest.raises(ValueError, match="no finished runs"):
-        results.collect("s", [], [], {}, {})
+        results.collect("s", [], [], {}, {}, volume=(4, 16, 16))
 
 
 def test_macs_by_hand():
@@ -84,7 +86,7 @@ def test_macs_by_hand():
     model = keras.Model(inputs, z)
     # 4x4 outputs of 3*3*2*4, and 4x4 inputs of 2*2*4*3
     assert cost.count_macs(model) == 16 * 72 + 16 * 48
-    assert cost.milliseconds_a_slice(model, num_slices=2, repeats=2) > 0
+    assert cost.milliseconds_a_slice(model, (2, 8, 8), repeats=2) > 0
 
 
 def test_macs_need_sizes():
