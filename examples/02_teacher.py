@@ -31,10 +31,10 @@ if not run.finished:
     keras.utils.set_random_seed(seed)
     teacher = kdcore.unet(
         job.input_shape("teacher"),
-        experiment.NUM_CLASSES,
-        training.filters,
-        config.depth,
-        "teacher",
+        num_classes=3,
+        filters=training.filters,
+        depth=config.depth,
+        name="teacher",
     )
     job.compile(teacher, "teacher")  # AdamW, warm-up and cosine decay, DiceCrossEntropy
     run.fit(teacher, batches, epochs=job.epochs("teacher"))

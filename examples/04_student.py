@@ -43,10 +43,10 @@ if not run.finished:
     keras.utils.set_random_seed(seed)
     student = kdcore.unet(
         job.input_shape("student"),
-        experiment.NUM_CLASSES,
-        training.filters,
-        config.depth,
-        "student",
+        num_classes=3,
+        filters=training.filters,
+        depth=config.depth,
+        name="student",
     )
     distiller = kdcore.Distiller(student, temperature=config.temperature, alpha=config.alpha)
     job.compile(distiller, "student")

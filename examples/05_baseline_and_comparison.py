@@ -12,7 +12,7 @@ import matplotlib.pyplot as plt
 import numpy as np
 
 import kdcore
-from kdcore import experiment, figures, results
+from kdcore import config, experiment, figures, results
 
 job = experiment.from_arguments()
 seed = 0
@@ -21,7 +21,7 @@ folder.mkdir(parents=True, exist_ok=True)
 
 # %%
 soft_targets = job.soft_targets()
-runs = {arm: experiment.train(job, arm, seed, verbose="auto") for arm in experiment.ARMS}
+runs = {arm: experiment.train(job, arm, seed, verbose="auto") for arm in config.ARMS}
 networks = {arm: run.load() for arm, run in runs.items()}
 
 # %% [markdown]
@@ -51,9 +51,9 @@ summary = results.collect(
     study=f"{job.config.data}-{job.tier}",
     runs=runs.values(),
     pairs=[("student", "baseline"), ("student", "teacher"), ("teacher", "baseline")],
-    data=experiment.DATA,
-    config=experiment.describe(job.config),
-    volume=experiment.VOLUME,
+    data=config.DATA,
+    config=config.describe(job.config),
+    volume=config.VOLUME,
 )
 summary["check_teaching"] = report.to_dict()
 path = results.save_results(summary, job.root / "results.json")

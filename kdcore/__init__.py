@@ -2,24 +2,19 @@
 
 from kdcore.augmentation import Augmentation
 from kdcore.batches import Batches
-from kdcore.cases import Case, read_case, read_msd, save_mask
+from kdcore.cases import Case
 from kdcore.checks import TeachingReport, check_teaching
 from kdcore.datasets import hippocampus_folder
 from kdcore.distiller import Distiller, StudentCheckpoint
+from kdcore.hard_losses import DiceCrossEntropy, cross_entropy, dice_cross_entropy
 from kdcore.inference import predict_mask, predict_probabilities
-from kdcore.losses import (
-    DiceCrossEntropy,
-    channel_wise_loss,
-    cross_entropy,
-    dice_cross_entropy,
-    kd_loss,
-    regional_kd_loss,
-    soft_dice_loss,
-)
+from kdcore.losses import channel_wise_loss, kd_loss, regional_kd_loss, soft_dice_loss
 from kdcore.metrics import ForegroundDice, calibration, dice, evaluate, surface_distances
+from kdcore.nnunet import NNUNetProbabilities
 from kdcore.normalization import fit_minmax, normalize
+from kdcore.reading import read_case, read_msd, save_mask
 from kdcore.runs import Run
-from kdcore.soft_targets import NNUNetProbabilities, SoftTargets
+from kdcore.soft_targets import SoftTargets
 from kdcore.splits import LeakageError, Split, split_cases
 from kdcore.statistics import compare
 from kdcore.unet import unet

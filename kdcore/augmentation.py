@@ -5,7 +5,7 @@ from dataclasses import dataclass
 import numpy as np
 from scipy import ndimage
 
-from kdcore.losses import IGNORE
+from kdcore.voxels import IGNORE
 
 
 @dataclass(frozen=True)

@@ -8,9 +8,9 @@ import numpy as np
 
 from kdcore.augmentation import Augmentation
 from kdcore.cases import Case
-from kdcore.losses import IGNORE
 from kdcore.normalization import Normalization, apply_normalization
 from kdcore.soft_targets import SoftTargets
+from kdcore.voxels import IGNORE
 
 
 class Batches(keras.utils.PyDataset):
@@ -65,6 +65,7 @@ class Batches(keras.utils.PyDataset):
         self.shape, self.batch_size = tuple(shape), batch_size
         self.augmentation, self.shuffle, self.seed = augmentation, shuffle, seed
         self.epoch = 0
+        self.case_ids = tuple(case.case_id for case in cases)
         self._images = [apply_normalization(case.image, normalization) for case in cases]
         self._masks = [case.mask for case in cases]
         self._soft = None

@@ -18,12 +18,13 @@ import numpy as np
 
 from kdcore.augmentation import Augmentation
 from kdcore.batches import Batches
-from kdcore.cases import Case, read_msd
+from kdcore.cases import Case
 from kdcore.datasets import hippocampus_folder
 from kdcore.distiller import Distiller
 from kdcore.files import write_json
-from kdcore.losses import DiceCrossEntropy
+from kdcore.hard_losses import DiceCrossEntropy
 from kdcore.normalization import normalize
+from kdcore.reading import read_msd
 from kdcore.results import markdown
 from kdcore.runs import provenance
 from kdcore.soft_targets import SoftTargets

@@ -1,19 +1,11 @@
-"""Disk -> `Case`: NIfTI files and the Medical Segmentation Decathlon's folder layout.
+"""`Case`: one scan, checked once when it is made."""
 
-Left out on purpose: DICOM (convert it with dcm2niix), resampling, reorientation.
-"""
-
-import json
-import warnings
-import zlib
-from collections.abc import Mapping, Sequence
+from collections.abc import Sequence
 from dataclasses import dataclass
 from pathlib import Path
 from typing import Any
 
 import numpy as np
-
-_AFFINE_TOLERANCE_MM = 1e-3
 
 
 @dataclass(frozen=True, eq=False)
@@ -49,133 +41,13 @@ class Case:
         object.__setattr__(self, "spacing_mm", spacing)
         object.__setattr__(self, "sequences", tuple(self.sequences))
         if self.mask is not None:
-            mask = _integer_mask(np.asarray(self.mask), self.case_id)
+            mask = integer_mask(np.asarray(self.mask), self.case_id)
             if mask.shape != image.shape[:3]:
                 raise ValueError(
                     f"{self.case_id}: mask of shape {mask.shape}, image of shape "
                     f"{image.shape[:3]}. A mask needs one label for every voxel."
                 )
             object.__setattr__(self, "mask", _view(mask, np.uint8))
-
-
-def read_msd(folder: str | Path) -> list[Case]:
-    """All cases of a folder in the Decathlon's layout, sorted by case id.
-
-    Args:
-        folder: Holds `dataset.json`, `imagesTr`, `labelsTr` and, if there are any,
-            `imagesTs`. macOS' `._*` files are ignored.
-
-    Returns:
-        The training cases with their masks, and the test cases with `mask=None`.
-
-    Raises:
-        FileNotFoundError: If the folder, `dataset.json`, an image or a mask is missing.
-        ValueError: If a file cannot be read or does not fit; the message names it.
-
-    Reference: Antonelli et al. 2022, https://doi.org/10.1038/s41467-022-30695-9
-    """
-    folder = Path(folder)
-    description = _read_description(folder)
-    sequences = _names(description, "modality", "channel_names", path=folder) or ("MRI",)
-    labels = description.get("labels") or {}
-    known = {int(v) if _is_int(v) else int(k) for k, v in labels.items()} if labels else None
-    cases = {}
-    for image_path, mask_path in _entries(folder, description):
-        case = read_case(image_path, mask_path, sequences, known)
-        if case.case_id in cases:
-            raise ValueError(f"{folder / 'dataset.json'} lists {case.case_id} twice.")
-        cases[case.case_id] = case
-    if not cases:
-        raise ValueError(
-            f"{folder} has no cases. Expected images under imagesTr that "
-            "dataset.json lists in `training`."
-        )
-    return [cases[case_id] for case_id in sorted(cases)]
-
-
-def read_case(
-    image_path: str | Path,
-    mask_path: str | Path | None = None,
-    sequences: Sequence[str] = ("MRI",),
-    labels: set[int] | None = None,
-) -> Case:
-    """One case from NIfTI files.
-
-    Args:
-        image_path: 3-D for one sequence, 4-D with the sequences last for several.
-        mask_path: Label map on the same grid, or None.
-        sequences: Names of the sequences in the image file.
-        labels: Label values that the mask may hold; None allows 0 … 255.
-
-    Raises:
-        FileNotFoundError, PermissionError: As the operating system says.
-        ValueError: If a file is damaged, or image and mask do not fit together.
-    """
-    image_path = Path(image_path)
-    voxels, spacing, affine = read_nifti(image_path)
-    image = _with_sequences(voxels, sequences, image_path)
-    if np.isfinite(image).all() and float(np.ptp(image)) == 0:
-        raise ValueError(
-            f"{image_path}: every voxel is {image.flat[0]}. The scan is empty; leave it out."
-        )
-    mask = None
-    if mask_path is not None:
-        mask = _read_mask(Path(mask_path), image_path, image.shape[:3], affine, labels)
-    try:
-        return Case(case_id_of(image_path), image, mask, spacing, tuple(sequences), affine)
-    except ValueError as error:
-        raise ValueError(f"{image_path}: {error}") from error
-
-
-def read_nifti(path: str | Path) -> tuple[np.ndarray, tuple[float, ...], np.ndarray]:
-    """Voxels (scaled as the header says), spacing in mm and affine of a NIfTI file."""
-    import nibabel
-    from nibabel.filebasedimages import ImageFileError
-    from nibabel.spatialimages import HeaderDataError
-
-    path = Path(path)
-    if not path.is_file():
-        raise FileNotFoundError(f"{path} does not exist.")
-    with open(path, "rb"):  # a missing permission is the system's own error
-        pass
-    try:
-        image = nibabel.load(path)
-        voxels = np.asarray(image.dataobj)
-        spacing = tuple(float(size) for size in image.header.get_zooms()[:3])
-        affine = np.asarray(image.affine, dtype=np.float64)
-    except (
-        ImageFileError,
-        HeaderDataError,
-        EOFError,
-        OSError,
-        zlib.error,
-        ValueError,
-    ) as error:
-        raise ValueError(
-            f"{path} is no readable NIfTI file: {error}. It may be cut short or another "
-            "kind of file; fetch it again."
-        ) from error
-    if voxels.dtype.kind not in "iuf":
-        raise ValueError(f"{path} holds {voxels.dtype} values; expected numbers.")
-    return voxels, spacing, affine
-
-
-def save_mask(path: str | Path, mask: np.ndarray, case: Case) -> Path:
-    """Write a `(D, H, W)` label map on the grid of `case` as NIfTI."""
-    import nibabel
-
-    if mask.shape != case.image.shape[:3]:
-        raise ValueError(
-            f"{case.case_id}: mask of shape {mask.shape}, case of {case.image.shape[:3]}."
-        )
-    affine = np.diag([*case.spacing_mm, 1.0]) if case.affine is None else case.affine
-    nibabel.save(nibabel.Nifti1Image(mask.astype(np.uint8), affine), path)
-    return Path(path)
-
-
-def case_id_of(path: str | Path) -> str:
-    """`hippocampus_001` for `.../hippocampus_001.nii.gz`."""
-    return Path(path).name.removesuffix(".gz").removesuffix(".nii")
 
 
 def _view(array: Any, dtype: Any) -> np.ndarray:
@@ -205,7 +77,8 @@ def _check_image(
         raise ValueError(f"{case_id}: spacing_mm must be 3 sizes > 0 mm. Received: {spacing}.")
 
 
-def _integer_mask(mask: np.ndarray, name: str | Path) -> np.ndarray:
+def integer_mask(mask: np.ndarray, name: str | Path) -> np.ndarray:
+    """The mask as uint8, if its labels are whole numbers in 0 … 255."""
     if mask.dtype.kind == "f":
         if not np.array_equal(mask, np.round(mask)):
             raise ValueError(
@@ -217,124 +90,3 @@ def _integer_mask(mask: np.ndarray, name: str | Path) -> np.ndarray:
     if mask.size and (mask.min() < 0 or mask.max() > 255):
         raise ValueError(f"{name}: labels run from {mask.min()} to {mask.max()}; 0 … 255 fit.")
     return mask.astype(np.uint8)
-
-
-def _with_sequences(voxels: np.ndarray, sequences: Sequence[str], path: Path) -> np.ndarray:
-    if voxels.ndim == 3 and len(sequences) == 1:
-        voxels = voxels[..., None]
-    if voxels.ndim != 4 or voxels.shape[-1] != len(sequences):
-        raise ValueError(
-            f"{path} has shape {voxels.shape}. Expected a 3-D scan, or 4-D with "
-            f"{len(sequences)} sequences {tuple(sequences)} last."
-        )
-    return voxels.astype(np.float32)
-
-
-def _read_mask(
-    path: Path,
-    image_path: Path,
-    shape: tuple[int, ...],
-    affine: np.ndarray,
-    labels: set[int] | None,
-) -> np.ndarray:
-    if not path.is_file():
-        raise FileNotFoundError(f"{image_path} has no mask: {path} does not exist.")
-    voxels, _, mask_affine = read_nifti(path)
-    if voxels.shape != shape:
-        raise ValueError(
-            f"{path} has shape {voxels.shape}, but {image_path.name} has {shape}. "
-            "Mask and image must lie on one grid."
-        )
-    if not np.allclose(affine, mask_affine, atol=_AFFINE_TOLERANCE_MM):
-        raise ValueError(
-            f"{path} and {image_path.name} have different affines, so they lie in different "
-            "places of the scanner. Resample the mask to the image."
-        )
-    mask = _integer_mask(voxels, path)
-    unknown = set(np.unique(mask).tolist()) - labels if labels else set()
-    if unknown:
-        raise ValueError(
-            f"{path} holds the labels {sorted(unknown)}, which dataset.json does not name "
-            f"(it names {sorted(labels or ())})."
-        )
-    return mask
-
-
-def _read_description(folder: Path) -> dict[str, Any]:
-    path = folder / "dataset.json"
-    if not folder.is_dir():
-        raise FileNotFoundError(f"{folder} is not a folder.")
-    if not path.is_file():
-        raise FileNotFoundError(
-            f"{path} does not exist. Expected the Decathlon's layout: dataset.json, "
-            "imagesTr, labelsTr."
-        )
-    try:
-        description = json.loads(path.read_text(encoding="utf-8"))
-    except ValueError as error:
-        raise ValueError(f"{path} is not valid JSON: {error}") from error
-    if not isinstance(description, dict) or not isinstance(description.get("training"), list):
-        raise ValueError(f"{path} has no list `training`.")
-    return description
-
-
-def _names(description: Mapping[str, Any], *keys: str, path: Path) -> tuple[str, ...]:
-    """Names in numeric order of {"0": "T1", ...}."""
-    for key in keys:
-        names = description.get(key)
-        if names:
-            try:
-                return tuple(str(names[k]) for k in sorted(names, key=int))
-            except (TypeError, ValueError) as error:
-                raise ValueError(
-                    f'{path / "dataset.json"}: `{key}` must be {{"0": name, ...}}.'
-                ) from error
-    return ()
-
-
-def _is_int(value: Any) -> bool:
-    return isinstance(value, int) and not isinstance(value, bool)
-
-
-def _entries(folder: Path, description: Mapping[str, Any]) -> list[tuple[Path, Path | None]]:
-    """(image, mask or None) of every case that dataset.json lists."""
-    listed: list[tuple[Path, Path | None]] = []
-    for entry in description["training"]:
-        image, label = (
-            (entry.get("image"), entry.get("label"))
-            if isinstance(entry, dict)
-            else (entry, None)
-        )
-        if not isinstance(image, str) or not isinstance(label, str | None):
-            raise ValueError(f"{folder / 'dataset.json'}: unexpected entry {entry!r}.")
-        listed.append((_inside(folder, image), _inside(folder, label) if label else None))
-    for entry in description.get("test") or []:
-        image = entry.get("image") if isinstance(entry, dict) else entry
-        if not isinstance(image, str):
-            raise ValueError(f"{folder / 'dataset.json'}: unexpected entry {entry!r}.")
-        listed.append((_inside(folder, image), None))
-    listed = [pair for pair in listed if not pair[0].name.startswith("._")]
-    _warn_unlisted(folder, {image.name for image, _ in listed})
-    return listed
-
-
-def _inside(folder: Path, relative: str) -> Path:
-    path = folder / relative
-    if not path.resolve().is_relative_to(folder.resolve()):
-        raise ValueError(f"{folder / 'dataset.json'} points out of its folder: {relative}")
-    return path
-
-
-def _warn_unlisted(folder: Path, listed: set[str]) -> None:
-    present = {
-        path.name
-        for name in ("imagesTr", "imagesTs")
-        for path in (folder / name).glob("*.nii*")
-        if not path.name.startswith("._")
-    }
-    if present - listed:
-        warnings.warn(
-            f"{len(present - listed)} images in {folder} are not in dataset.json and are left "
-            f"out, among them {sorted(present - listed)[0]}.",
-            stacklevel=3,
-        )

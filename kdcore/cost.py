@@ -41,6 +41,12 @@ def count_macs(model: keras.Model, space: Sequence[int] | None = None) -> int:
     return total
 
 
+def space_of(model: keras.Model, volume: Sequence[int]) -> tuple[int, ...]:
+    """Spatial sizes a model sees of a `(D, H, W)` volume: its own, where they are fixed."""
+    own = model.input_shape[1:-1]
+    return tuple(size or have for size, have in zip(own, volume[-len(own) :], strict=True))
+
+
 def milliseconds_a_slice(model: keras.Model, volume: Sequence[int], repeats: int = 15) -> float:
     """Median time of a volume's forward pass divided by its slices, on this machine, now.
 
@@ -49,8 +55,8 @@ def milliseconds_a_slice(model: keras.Model, volume: Sequence[int], repeats: int
         volume: `(D, H, W)`.
         repeats: Measurements, after three that do not count.
     """
-    flat = len(model.input_shape) == 4
-    shape = (*volume, model.input_shape[-1]) if flat else (1, *volume, model.input_shape[-1])
+    batch = volume[0] if len(model.input_shape) == 4 else 1
+    shape = (batch, *space_of(model, volume), model.input_shape[-1])
     images = np.random.default_rng(0).normal(size=shape).astype(np.float32)
     for _ in range(3):
         model.predict_on_batch(images)

@@ -10,15 +10,17 @@ from typing import Any
 import keras
 from keras import ops
 
-from kdcore.losses import (
-    IGNORE,
-    DiceCrossEntropy,
-    SoftLoss,
-    Tensor,
-    mean_teacher_logits,
-    per_replica,
-    regional_kd_loss,
+from kdcore.hard_losses import DiceCrossEntropy
+from kdcore.losses import SoftLoss, mean_teacher_logits, regional_kd_loss
+from kdcore.targets import (
+    hard_weights,
+    input_of,
+    logits_of,
+    split_targets,
+    split_weights,
+    total_of,
 )
+from kdcore.voxels import Tensor, check_temperature, per_replica
 
 
 @keras.saving.register_keras_serializable("kdcore")
@@ -97,7 +99,7 @@ class Distiller(keras.Model):
         self.built = True
 
     def call(self, x: Tensor, training: bool | None = None) -> Tensor:
-        return self.student(_input_of("student", x), training=training)
+        return self.student(input_of("student", x), training=training)
 
     def compute_loss(
         self,
@@ -107,13 +109,13 @@ class Distiller(keras.Model):
         sample_weight: Tensor | None = None,
         training: bool = True,
     ) -> Tensor:
-        mask, soft_targets = _split_targets(y)
-        hard_weight, soft_weight = _split_weights(sample_weight)
-        labels, weight = _hard_weights(mask, y_pred, hard_weight)
+        mask, soft_targets = split_targets(y)
+        hard_weight, soft_weight = split_weights(sample_weight)
+        labels, weight = hard_weights(mask, y_pred, hard_weight)
         # Keras adds the regularizers to the hard loss: h + r. What is wanted is
         # (1 − α)·h + α·s + r, which is (1 − α)·(h + r) + α·(s + r).
         hard = super().compute_loss(x, labels, y_pred, weight, training)
-        extra = per_replica(_total(self.losses))
+        extra = per_replica(total_of(self.losses))
         share = per_replica(ops.ones(()))  # 1 / replicas
         self._track(self._hard_tracker, (hard - extra) / share, y_pred)
         if not training or self.alpha == 0:
@@ -126,8 +128,8 @@ class Distiller(keras.Model):
     def compute_metrics(
         self, x: Tensor, y: Tensor, y_pred: Tensor, sample_weight: Tensor | None = None
     ) -> dict[str, Any]:
-        mask, _ = _split_targets(y)
-        _, weight = _hard_weights(mask, y_pred, _split_weights(sample_weight)[0])
+        mask, _ = split_targets(y)
+        _, weight = hard_weights(mask, y_pred, split_weights(sample_weight)[0])
         return super().compute_metrics(x, mask, y_pred, weight)
 
     def get_metrics_result(self) -> dict[str, Any]:
@@ -174,13 +176,13 @@ class Distiller(keras.Model):
 
     def _teacher_logits(self, x: Tensor, soft_targets: Tensor | None, channels: int) -> Tensor:
         if soft_targets is not None:
-            return _logits_of(soft_targets, channels)
+            return logits_of(soft_targets, channels)
         if not self.teachers:
             raise ValueError(
                 "There is no teacher and y brings no soft targets. Pass "
                 '`teacher=` to Distiller, or y = {"mask": ..., "soft_targets": ...}.'
             )
-        image = _input_of("teacher", x)
+        image = input_of("teacher", x)
         return mean_teacher_logits([m(image, training=False) for m in self.teachers])
 
     def _track(self, tracker: keras.metrics.Mean, value: Tensor, y_pred: Tensor) -> None:
@@ -202,8 +204,6 @@ def _as_list(teacher: Any) -> list[keras.Model]:
 
 
 def _check_settings(temperature: float, alpha: float) -> None:
-    from kdcore.losses import check_temperature
-
     check_temperature(temperature)
     if not 0.0 <= float(alpha) <= 1.0:  # also refuses NaN
         raise ValueError(
@@ -221,7 +221,7 @@ def _check_networks(student: keras.Model, teachers: list[keras.Model]) -> None:
                 f"{role} must be a keras.Model. Received: {type(model)}. For any other "
                 "source of probabilities write them with kdcore.SoftTargets."
             )
-        _refuse_probability_head(role, model)
+        _refuse_unfit_head(role, model)
     if not student.trainable or (student.built and not student.trainable_variables):
         raise ValueError("The student has nothing to train. Set student.trainable = True.")
     for model in teachers:
@@ -235,7 +235,13 @@ def _check_networks(student: keras.Model, teachers: list[keras.Model]) -> None:
             )
 
 
-def _refuse_probability_head(role: str, model: keras.Model) -> None:
+def _refuse_unfit_head(role: str, model: keras.Model) -> None:
+    outputs = getattr(model, "outputs", None)
+    if outputs is not None and len(outputs) != 1:
+        raise ValueError(
+            f"The {role} has {len(outputs)} outputs; distillation needs one, the logits. "
+            "For deep supervision pass a model of the main output alone."
+        )
     head = model.layers[-1] if model.layers else model
     name = getattr(getattr(head, "activation", None), "__name__", type(head).__name__)
     if name.lower() in ("softmax", "sigmoid"):
@@ -243,73 +249,3 @@ def _refuse_probability_head(role: str, model: keras.Model) -> None:
             f"The {role} ends in {name}, so it puts out probabilities; distillation needs "
             "logits. Build its last layer with activation=None."
         )
-
-
-def _input_of(role: str, x: Tensor) -> Tensor:
-    if isinstance(x, dict) and set(x) <= {"student", "teacher"}:
-        if role not in x:
-            raise ValueError(f"x has no input for the {role}. Received keys: {sorted(x)}.")
-        return x[role]
-    return x
-
-
-def _split_targets(y: Tensor) -> tuple[Tensor, Tensor | None]:
-    if not isinstance(y, dict):
-        return y, None
-    if "mask" not in y or set(y) - {"mask", "soft_targets"}:
-        raise ValueError(
-            'y must be a mask or {"mask": ..., "soft_targets": ...}. '
-            f"Received keys: {sorted(y)}. Use a mask of −1 for images without labels."
-        )
-    return y["mask"], y.get("soft_targets")
-
-
-def _split_weights(sample_weight: Tensor) -> tuple[Tensor | None, Tensor | None]:
-    """Keras hands one weight to each entry of y, so a dict comes back for a dict."""
-    if isinstance(sample_weight, dict):
-        return sample_weight.get("mask"), sample_weight.get("soft_targets")
-    return sample_weight, sample_weight
-
-
-def _logits_of(log_p: Tensor, channels: int) -> Tensor:
-    """Log-probabilities are logits; for a Bernoulli student log p becomes log p/(1 − p)."""
-    if channels > 1:
-        return log_p
-    log_p = ops.cast(log_p, "float32")
-    if log_p.shape[-1] == 2:
-        return log_p[..., 1:] - log_p[..., :1]
-    log_p = ops.minimum(log_p, -1e-7)
-    return log_p - ops.log(-ops.expm1(log_p))
-
-
-def _hard_weights(
-    mask: Tensor, logits: Tensor, sample_weight: Tensor | None
-) -> tuple[Tensor, Tensor]:
-    """The mask without −1, and weights that make a Keras mean one over labelled voxels."""
-    if mask is None:
-        raise ValueError("y is missing. Use a mask of −1 for images without labels.")
-    if len(mask.shape) == len(logits.shape) and mask.shape[-1] != 1:  # one-hot
-        return mask, sample_weight
-    labelled = ops.cast(mask != IGNORE, "float32")
-    labels = ops.where(mask == IGNORE, ops.zeros_like(mask), mask)
-    if len(mask.shape) == len(logits.shape):
-        labelled = ops.squeeze(labelled, axis=-1)
-    weight = labelled * ops.divide_no_nan(
-        ops.cast(ops.size(labelled), "float32"), ops.sum(labelled)
-    )
-    if sample_weight is not None:
-        sample_weight = ops.cast(sample_weight, "float32")
-        missing = len(weight.shape) - len(sample_weight.shape)
-        if missing > 0:
-            shape = (*ops.shape(sample_weight), *[1] * missing)
-            sample_weight = ops.reshape(sample_weight, shape)
-        weight = weight * sample_weight
-    return labels, weight
-
-
-def _total(losses: list[Tensor]) -> Tensor:
-    """Sum of the regularizers and `add_loss` terms; 0 if there is none."""
-    total = ops.zeros(())
-    for loss in losses:
-        total = total + ops.sum(ops.cast(loss, "float32"))
-    return total

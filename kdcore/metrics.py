@@ -12,12 +12,13 @@ from collections.abc import Iterable, Sequence
 import keras
 import numpy as np
 from keras import ops
+from tqdm import tqdm
 
 from kdcore.cases import Case
 from kdcore.inference import predict_probabilities
-from kdcore.losses import IGNORE, Tensor
 from kdcore.normalization import Normalization
 from kdcore.splits import Split
+from kdcore.voxels import IGNORE, Tensor
 
 SURFACE_TOLERANCE_MM = 1.0
 _CALIBRATION_BINS = 15
@@ -115,7 +116,7 @@ def evaluate(
         LeakageError: If a case is not in that part of the split.
     """
     results = {}
-    for case in cases:
+    for case in tqdm(cases, "evaluate", leave=False, disable=None):
         if case.mask is None:
             raise ValueError(f"{case.case_id} has no mask, so it cannot be evaluated.")
         if split is not None:

@@ -6,7 +6,7 @@ from typing import Any
 
 import numpy as np
 
-from kdcore.cost import count_macs, milliseconds_a_slice
+from kdcore.cost import count_macs, milliseconds_a_slice, space_of
 from kdcore.files import plain, read_json, write_json
 from kdcore.runs import Run, provenance
 from kdcore.statistics import compare, per_case
@@ -174,7 +174,7 @@ def _add(arm: dict[str, Any], run: Run, volume: Sequence[int]) -> None:
     if "params" not in arm:
         network = run.load()
         flat = len(network.input_shape) == 4
-        macs = count_macs(network, volume[1:] if flat else volume)
+        macs = count_macs(network, space_of(network, volume))
         arm |= {
             "params": network.count_params(),
             "macs_a_slice": macs if flat else macs // volume[0],

@@ -78,7 +78,11 @@ class Run:
             batches: Training batches.
             epochs: In all, earlier ones included.
             **kwargs: For `model.fit`.
+
+        Raises:
+            LeakageError: If a validation or test case is among the batches' cases.
         """
+        self.split.require(batches.case_ids, ("labelled", "unlabelled"), "Training")
         state = self._restore(model)
         if state["epoch"] >= epochs:
             return

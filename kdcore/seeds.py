@@ -8,7 +8,7 @@ import argparse
 import sys
 from pathlib import Path
 
-from kdcore import experiment, results
+from kdcore import config, experiment, results
 from kdcore.runs import Run
 
 PAIRS = [("student", "baseline"), ("student", "teacher"), ("teacher", "baseline")]
@@ -26,16 +26,16 @@ def main(arguments: list[str] | None = None) -> int:
     job = experiment.from_arguments(rest)
     runs: list[Run] = []
     for seed in range(options.seeds):
-        for arm in experiment.ARMS if seed == 0 else ("student", "baseline"):
+        for arm in config.ARMS if seed == 0 else ("student", "baseline"):
             runs.append(experiment.train(job, arm, seed))
             print(f"seed {seed} {arm:>9}: {runs[-1].folder.name}", flush=True)
     summary = results.collect(
         study=f"{job.config.data}-{job.tier}-{options.seeds}-seeds",
         runs=runs,
         pairs=PAIRS,
-        data=experiment.DATA,
-        config=experiment.describe(job.config),
-        volume=experiment.VOLUME,
+        data=config.DATA,
+        config=config.describe(job.config),
+        volume=config.VOLUME,
     )
     summary["collapsed"] = results.collapsed(summary, COLLAPSED)
     path = Path(options.out or job.root / "seeds.json")

@@ -8,7 +8,7 @@ from hypothesis import strategies as st
 
 import kdcore
 from kdcore.batches import Batches, pad_to
-from kdcore.losses import IGNORE
+from kdcore.voxels import IGNORE
 
 SHAPE = (32, 24)
 

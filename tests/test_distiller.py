@@ -56,6 +56,31 @@ def test_only_the_student_learns(data):
     assert not same(before[1], weights(student))
 
 
+def test_the_student_still_trains_after_validation(data):
+    # A student left in inference mode after the first validation keeps its statistics.
+    student = build(2)
+    distiller = compiled(kdcore.Distiller(student, build(1, 4)))
+    statistics = []
+
+    class Watch(keras.callbacks.Callback):
+        def on_epoch_end(self, epoch, logs=None):
+            moving = [w for w in student.non_trainable_weights if "moving" in w.path]
+            statistics.append([np.array(keras.ops.convert_to_numpy(w)) for w in moving])
+
+    fit(distiller, *data, epochs=3, validation_data=data, callbacks=[Watch()])
+    assert not same(statistics[0], statistics[1]) and not same(statistics[1], statistics[2])
+
+
+def test_a_float32_teacher_teaches_a_half_precision_student(data):
+    teacher = build(1, 4)
+    keras.config.set_dtype_policy("mixed_bfloat16")
+    try:
+        history = fit(compiled(kdcore.Distiller(build(2), teacher)), *data)
+    finally:
+        keras.config.set_dtype_policy("float32")
+    assert np.isfinite(history["loss"]).all()
+
+
 def test_the_student_moves_towards_the_teacher(data):
     teacher, student = build(1, 4), build(2)
     distiller = kdcore.Distiller(student, teacher, temperature=1.0, alpha=1.0)
@@ -363,6 +388,13 @@ def test_impossible_networks_are_refused():
     frozen.trainable = False
     with pytest.raises(ValueError, match="nothing to train"):
         kdcore.Distiller(frozen)
+
+
+def test_several_outputs_are_refused():
+    inputs = keras.Input(SHAPE)
+    outputs = [keras.layers.Conv2D(3, 1)(inputs) for _ in range(2)]
+    with pytest.raises(ValueError, match="student has 2 outputs"):
+        kdcore.Distiller(keras.Model(inputs, outputs))
 
 
 @pytest.mark.parametrize("activation", ["softmax", "sigmoid"])

@@ -144,6 +144,13 @@ def test_finite_with_gradient_at_extreme_logits(dtype, channels):
     assert np.isfinite(slope).all() and np.abs(slope[..., -1]).min() > 0.2
 
 
+@pytest.mark.parametrize("loss", LOSSES)
+def test_every_image_of_a_batch_counts(loss):
+    teacher, student = draw(7, 3, shape=(5, 4, 4))
+    slope = gradient(lambda z: loss(teacher, z, 2.0), student)
+    assert np.abs(slope).max(axis=(1, 2, 3)).min() > 0
+
+
 def test_random_logits_leave_no_gradient_at_zero():
     # Keras' default LogitsDistillation gives an exact 0 for about 70 % of these.
     teacher, student = draw(3, 5)

@@ -9,6 +9,7 @@ import kdcore
 from kdcore.batches import Batches
 from kdcore.files import digest, read_json, replacing, write_json
 from kdcore.runs import Run, RunError
+from kdcore.splits import LeakageError
 
 SPLIT = kdcore.Split(("case_000",), ("case_001",), (), ("case_002",))
 
@@ -115,6 +116,12 @@ def test_unfinished_and_damaged_runs_say_so(tmp_path):
     (run.folder / "result.json").write_text('{"arm": "base')
     with pytest.raises(ValueError, match="result.json is not valid JSON"):
         _ = run.result
+
+
+def test_training_on_held_out_cases_is_refused(tmp_path):
+    leaking = Batches([make_case(0), make_case(2)], (16, 16), 2)
+    with pytest.raises(LeakageError, match="Training may use labelled or unlabelled.*in test"):
+        open_run(tmp_path).fit(network(), leaking, 1)
 
 
 def test_a_distiller_leaves_its_student(tmp_path):

@@ -1,0 +1,74 @@
+"""Fill the tables of the Markdown files from `docs/results/*.json`.
+
+A table stands between `<!-- begin: name -->` and `<!-- end: name -->`. With `--check`
+nothing is written and the exit status says whether a table is stale.
+"""
+
+import re
+import sys
+from collections.abc import Callable
+from pathlib import Path
+
+from kdcore import results
+from kdcore.files import read_json
+from kdcore.results import markdown
+
+ROOT = Path(__file__).parent.parent
+RESULTS = ROOT / "docs" / "results"
+PAGES = (ROOT / "README.md", ROOT / "docs" / "design.md")
+LABELS = {"1": "anterior", "2": "posterior"}
+BLOCK = re.compile(r"(<!-- begin: (\S+) -->\n).*?(<!-- end: \2 -->)", re.DOTALL)
+
+
+def seeds() -> dict:
+    return results.load_results(RESULTS / "hippocampus-quick.json")
+
+
+def rows(name: str) -> str:
+    """A file `{"columns": [...], "rows": [[...], ...]}` as it is."""
+    content = read_json(RESULTS / f"{name}.json")
+    cells = [[_cell(value) for value in row] for row in content["rows"]]
+    return markdown(content["columns"], cells)
+
+
+def bench() -> str:
+    table = [
+        [row["name"], row["unit"], *(f"{row[key]:.3g}" for key in ("min", "median", "max"))]
+        for row in read_json(RESULTS / "bench.json")["rows"]
+    ]
+    return markdown(["row", "unit", "min", "median", "max"], table)
+
+
+TABLES: dict[str, Callable[[], str]] = {
+    "arms": lambda: results.table(seeds(), LABELS),
+    "seeds": lambda: results.seed_table(seeds()),
+    "comparisons": lambda: results.comparison_table(seeds()),
+    "tuning": lambda: rows("tuning"),
+    "collapse": lambda: rows("collapse"),
+    "bench": bench,
+}
+
+
+def filled(text: str) -> str:
+    """The text with every table made anew."""
+    return BLOCK.sub(lambda m: f"{m[1]}{TABLES[m[2]]()}\n{m[3]}", text)
+
+
+def main() -> int:
+    texts = {page: page.read_text("utf-8") for page in PAGES}
+    stale = [page for page, text in texts.items() if filled(text) != text]
+    for page in stale:
+        print(f"{page.relative_to(ROOT)}: a table differs from docs/results")
+        if "--check" not in sys.argv:
+            page.write_text(filled(texts[page]), "utf-8")
+    return bool(stale) if "--check" in sys.argv else 0
+
+
+def _cell(value: object) -> str:
+    if value is None:
+        return "–"
+    return f"{value:.3f}" if isinstance(value, float) else str(value)
+
+
+if __name__ == "__main__":
+    raise SystemExit(main())

@@ -1,0 +1,77 @@
+"""What `x`, `y` and `sample_weight` of `Distiller.fit` may be."""
+
+from keras import ops
+
+from kdcore.voxels import IGNORE, Tensor
+
+
+def input_of(role: str, x: Tensor) -> Tensor:
+    """The image of "student" or "teacher", if they see different ones."""
+    if isinstance(x, dict) and set(x) <= {"student", "teacher"}:
+        if role not in x:
+            raise ValueError(f"x has no input for the {role}. Received keys: {sorted(x)}.")
+        return x[role]
+    return x
+
+
+def split_targets(y: Tensor) -> tuple[Tensor, Tensor | None]:
+    """Mask and soft targets of y."""
+    if not isinstance(y, dict):
+        return y, None
+    if "mask" not in y or set(y) - {"mask", "soft_targets"}:
+        raise ValueError(
+            'y must be a mask or {"mask": ..., "soft_targets": ...}. '
+            f"Received keys: {sorted(y)}. Use a mask of −1 for images without labels."
+        )
+    return y["mask"], y.get("soft_targets")
+
+
+def split_weights(sample_weight: Tensor) -> tuple[Tensor | None, Tensor | None]:
+    """Keras hands one weight to each entry of y, so a dict comes back for a dict."""
+    if isinstance(sample_weight, dict):
+        return sample_weight.get("mask"), sample_weight.get("soft_targets")
+    return sample_weight, sample_weight
+
+
+def logits_of(log_p: Tensor, channels: int) -> Tensor:
+    """Log-probabilities are logits; for a Bernoulli student log p becomes log p/(1 − p)."""
+    if channels > 1:
+        return log_p
+    log_p = ops.cast(log_p, "float32")
+    if log_p.shape[-1] == 2:
+        return log_p[..., 1:] - log_p[..., :1]
+    log_p = ops.minimum(log_p, -1e-7)
+    return log_p - ops.log(-ops.expm1(log_p))
+
+
+def hard_weights(
+    mask: Tensor, logits: Tensor, sample_weight: Tensor | None
+) -> tuple[Tensor, Tensor]:
+    """The mask without −1, and weights that make a Keras mean one over labelled voxels."""
+    if mask is None:
+        raise ValueError("y is missing. Use a mask of −1 for images without labels.")
+    if len(mask.shape) == len(logits.shape) and mask.shape[-1] != 1:  # one-hot
+        return mask, sample_weight
+    labelled = ops.cast(mask != IGNORE, "float32")
+    labels = ops.where(mask == IGNORE, ops.zeros_like(mask), mask)
+    if len(mask.shape) == len(logits.shape):
+        labelled = ops.squeeze(labelled, axis=-1)
+    weight = labelled * ops.divide_no_nan(
+        ops.cast(ops.size(labelled), "float32"), ops.sum(labelled)
+    )
+    if sample_weight is not None:
+        sample_weight = ops.cast(sample_weight, "float32")
+        missing = len(weight.shape) - len(sample_weight.shape)
+        if missing > 0:
+            shape = (*ops.shape(sample_weight), *[1] * missing)
+            sample_weight = ops.reshape(sample_weight, shape)
+        weight = weight * sample_weight
+    return labels, weight
+
+
+def total_of(losses: list[Tensor]) -> Tensor:
+    """Sum of the regularizers and `add_loss` terms; 0 if there is none."""
+    total = ops.zeros(())
+    for loss in losses:
+        total = total + ops.sum(ops.cast(loss, "float32"))
+    return total
