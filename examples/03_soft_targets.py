@@ -36,9 +36,7 @@ except kdcore.LeakageError as error:
     print("refused:", error)
 
 size = sum(path.stat().st_size for path in folder.glob("*.npy"))
-print(
-    f"{len(soft_targets)} cases, {size / 1e6:.1f} MB of float16 log-probabilities in {folder}"
-)
+print(f"{len(soft_targets)} cases, {size / 1e6:.1f} MB of float16 log-probabilities in {folder}")
 
 # %% [markdown]
 # ## What is in them

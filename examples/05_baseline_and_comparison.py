@@ -13,6 +13,7 @@ import numpy as np
 
 import kdcore
 from kdcore import config, experiment, figures, results
+from kdcore.metrics import case_dice
 
 job = experiment.from_arguments()
 seed = 0
@@ -37,6 +38,7 @@ report = kdcore.check_teaching(
     baseline=networks["baseline"],
     student_before=job.network("student", seed),
     temperature=job.config.temperature,
+    split=job.split,
 )
 print(report)
 
@@ -81,9 +83,7 @@ plt.show()
 # The student's best, median and worst test volume.
 
 # %%
-scores = {
-    c: entry["all"]["mean_dice"] for c, entry in runs["student"].result["per_case"].items()
-}
+scores = {c: case_dice(entry) for c, entry in runs["student"].result["per_case"].items()}
 ranked = sorted(scores, key=lambda c: scores[c])
 chosen = {"good": ranked[-1], "median": ranked[len(ranked) // 2], "bad": ranked[0]}
 cases = {case.case_id: case for case in job.take("test")}

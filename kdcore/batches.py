@@ -33,7 +33,8 @@ class Batches(keras.utils.PyDataset):
             labelled and unlabelled ones. None draws all alike.
         num_batches: Batches an epoch; None takes as many as one pass over the samples
             needs.
-        shuffle: Draw in random order. Without it every sample comes once, in order.
+        shuffle: Draw in random order. Without it every sample comes once, in order, and
+            `labelled_share` does not matter.
         seed: Of order and augmentation.
 
     Yields:
@@ -61,11 +62,12 @@ class Batches(keras.utils.PyDataset):
         seed: int = 0,
     ) -> None:
         super().__init__()
-        _check(cases, shape, batch_size, labelled_share)
+        _check(cases, shape, batch_size, labelled_share, num_batches)
         self.shape, self.batch_size = tuple(shape), batch_size
         self.augmentation, self.shuffle, self.seed = augmentation, shuffle, seed
         self.epoch = 0
         self.case_ids = tuple(case.case_id for case in cases)
+        self.labelled_ids = tuple(case.case_id for case in cases if case.mask is not None)
         self._images = [apply_normalization(case.image, normalization) for case in cases]
         self._masks = [case.mask for case in cases]
         self._soft = None
@@ -112,16 +114,23 @@ class Batches(keras.utils.PyDataset):
             ]
         )
         labelled = np.array([self._masks[case] is not None for case, _ in samples])
-        if labelled_share is None or labelled.all() or not labelled.any():
+        alike = labelled.all() or not labelled.any() or not self.shuffle
+        if labelled_share is None or alike:
             return [(samples, self.batch_size)]
         count = round(labelled_share * self.batch_size)
+        if labelled_share and not count:
+            raise ValueError(
+                f"labelled_share={labelled_share} of batch_size={self.batch_size} is no sample at "
+                "all. Raise one of them."
+            )
         pools = [(samples[labelled], count), (samples[~labelled], self.batch_size - count)]
         return [(pool, count) for pool, count in pools if count]
 
     def _samples(self, index: int) -> np.ndarray:
         if not self.shuffle:
             samples = self._pools[0][0]
-            return samples[index * self.batch_size : (index + 1) * self.batch_size]
+            start = index % -(-len(samples) // self.batch_size) * self.batch_size
+            return samples[start : start + self.batch_size]
         step = self.epoch * self._length + index
         return np.concatenate(
             [
@@ -182,8 +191,14 @@ def _window(
 
 
 def _check(
-    cases: Sequence[Case], shape: Sequence[int], batch_size: int, share: float | None
+    cases: Sequence[Case],
+    shape: Sequence[int],
+    batch_size: int,
+    share: float | None,
+    num_batches: int | None,
 ) -> None:
+    if num_batches is not None and num_batches < 1:
+        raise ValueError(f"num_batches must be ≥ 1. Received: {num_batches}.")
     if not cases:
         raise ValueError("Batches needs at least one case.")
     if len(shape) not in (2, 3) or min(shape) < 1:

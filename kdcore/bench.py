@@ -97,9 +97,7 @@ def _steps(cases: list[Case], folder: Path, repeats: int) -> list[dict[str, Any]
         _row("kd_step_online_over_plain", "ratio", times["online"] / times["plain"]),
         _row("kd_step_online_over_parts", "ratio", times["online"] / parts),
         _row("pipeline_over_student_step", "ratio", times["pipeline"] / times["plain"]),
-        _row(
-            "soft_pipeline_over_student_step", "ratio", times["soft pipeline"] / times["plain"]
-        ),
+        _row("soft_pipeline_over_student_step", "ratio", times["soft pipeline"] / times["plain"]),
         _row("label_one_volume", "ms", [labelling]),
     ]
 

@@ -10,7 +10,7 @@ import numpy as np
 
 @dataclass(frozen=True, eq=False)
 class Case:
-    """One scan. `eq` is identity; arrays are read-only views.
+    """One scan. `eq` is identity; arrays are read-only copies.
 
     Attributes:
         case_id: Name of the scan, unique in a data set.
@@ -34,7 +34,7 @@ class Case:
     def __post_init__(self) -> None:
         if self.case_id in ("", ".", "..") or Path(self.case_id).name != self.case_id:
             raise ValueError(f"case_id {self.case_id!r} must do as a file name.")
-        image = _view(self.image, np.float32)
+        image = _frozen(self.image, np.float32)
         spacing = tuple(float(size) for size in self.spacing_mm)
         _check_image(self.case_id, image, spacing, self.sequences)
         object.__setattr__(self, "image", image)
@@ -47,22 +47,20 @@ class Case:
                     f"{self.case_id}: mask of shape {mask.shape}, image of shape "
                     f"{image.shape[:3]}. A mask needs one label for every voxel."
                 )
-            object.__setattr__(self, "mask", _view(mask, np.uint8))
+            object.__setattr__(self, "mask", _frozen(mask, np.uint8))
 
 
-def _view(array: Any, dtype: Any) -> np.ndarray:
-    view = np.asarray(array, dtype=dtype).view()
-    view.flags.writeable = False
-    return view
+def _frozen(array: Any, dtype: Any) -> np.ndarray:
+    copy = np.array(array, dtype=dtype)
+    copy.flags.writeable = False
+    return copy
 
 
 def _check_image(
     case_id: str, image: np.ndarray, spacing: tuple[float, ...], sequences: Sequence[str]
 ) -> None:
     if image.ndim != 4 or 0 in image.shape:
-        raise ValueError(
-            f"{case_id}: image of shape {image.shape}. Expected (D, H, W, sequences)."
-        )
+        raise ValueError(f"{case_id}: image of shape {image.shape}. Expected (D, H, W, sequences).")
     if len(sequences) != image.shape[-1]:
         raise ValueError(
             f"{case_id}: {image.shape[-1]} sequences in the image, {len(sequences)} names: "

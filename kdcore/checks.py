@@ -12,6 +12,7 @@ from kdcore.inference import predict_probabilities
 from kdcore.metrics import dice
 from kdcore.normalization import Normalization
 from kdcore.soft_targets import teacher_probabilities
+from kdcore.splits import Split
 
 _DOUBT = 0.01  # nats: a voxel where the teacher is not quite sure
 _COLLAPSED = 0.05  # mean foreground Dice
@@ -80,6 +81,7 @@ def check_teaching(
     student_before: keras.Model | None = None,
     temperature: float = 2.0,
     normalization: Normalization = "percentile",
+    split: Split | None = None,
 ) -> TeachingReport:
     """Say in words and numbers whether a teacher teaches its student.
 
@@ -91,10 +93,13 @@ def check_teaching(
         student_before: The student as it was before training.
         temperature: T of the training.
         normalization: Of the images.
+        split: If given, only validation cases may be used.
     """
     rows: list[dict[str, float]] = []
     classes = 2
     for case in cases:
+        if split is not None:
+            split.require([case.case_id], ("validation",), "check_teaching")
         p = teacher_probabilities(teacher, case, normalization)
         q = predict_probabilities(student, case, normalization)
         classes = p.shape[-1]
@@ -125,9 +130,9 @@ def check_teaching(
 
 def _problems(numbers: dict[str, float], classes: int) -> list[str]:
     found = []
-    if numbers["teacher"] < _COLLAPSED:
+    if not numbers["teacher"] >= _COLLAPSED:
         found.append("The teacher segments nothing. Train it first, and check its labels.")
-    if numbers["student"] < _COLLAPSED:
+    if not numbers["student"] >= _COLLAPSED:
         found.append("The student collapsed to background. See kdcore.regional_kd_loss.")
     if "baseline" in numbers and numbers["teacher"] <= numbers["baseline"]:
         found.append(

@@ -73,9 +73,7 @@ QUICK = Config(
     num_labelled=8,
     num_validation=20,
     num_test=60,
-    teacher=Training(
-        filters=10, steps=1200, learning_rate=5e-3, shape=(32, 48, 32), batch_size=2
-    ),
+    teacher=Training(filters=10, steps=1200, learning_rate=5e-3, shape=(32, 48, 32), batch_size=2),
     student=Training(filters=4, steps=2000, learning_rate=2e-2),
     baseline=Training(filters=4, steps=2000, learning_rate=2e-2),
 )

@@ -101,9 +101,7 @@ def extract(archive: Path, folder: Path, top: str) -> Path:
 def _check_member(member: tarfile.TarInfo, archive: Path, top: str) -> None:
     parts = Path(member.name).parts
     if not (member.isfile() or member.isdir()):
-        raise ValueError(
-            f"{archive} holds {member.name}, a link or device. Nothing was unpacked."
-        )
+        raise ValueError(f"{archive} holds {member.name}, a link or device. Nothing was unpacked.")
     inside = parts[:1] == (top,) or (len(parts) == 1 and parts[0].startswith("._"))
     if not inside or ".." in parts or Path(member.name).is_absolute():
         raise ValueError(

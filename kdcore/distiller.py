@@ -13,6 +13,7 @@ from keras import ops
 from kdcore.hard_losses import DiceCrossEntropy
 from kdcore.losses import SoftLoss, mean_teacher_logits, regional_kd_loss
 from kdcore.targets import (
+    check_arrays,
     hard_weights,
     input_of,
     logits_of,
@@ -20,13 +21,14 @@ from kdcore.targets import (
     split_weights,
     total_of,
 )
-from kdcore.voxels import Tensor, check_temperature, per_replica
+from kdcore.voxels import IGNORE, Tensor, check_temperature, per_replica
 
 
 @keras.saving.register_keras_serializable("kdcore")
 class Distiller(keras.Model):
     """Trains `student` with L = (1 − alpha) · L_hard + alpha · L_soft.
 
+    By default L_hard is ½ soft Dice + ½ cross-entropy, and L_soft is T² · KL + soft Dice.
     Regularizers and `add_loss` terms of the student are added as they are. `fit` takes
     `y` as an integer mask `(B, ...)` with −1 where a voxel has no label, or as
     `{"mask": ..., "soft_targets": ...}` with log-probabilities `(B, ..., C)` in place of
@@ -35,7 +37,8 @@ class Distiller(keras.Model):
     see different inputs.
 
     `evaluate` and validation report the student's own `loss` (hard loss and
-    regularizers) and metrics; the teacher is not run. `predict` is the student's.
+    regularizers) and metrics; the teacher is not run. Keras' own metrics that should leave
+    voxels without a label out belong into `weighted_metrics`. `predict` is the student's.
 
     Under several replicas (`tf.distribute.MirroredStrategy`) losses that are voxel means
     (`kd_loss`, cross-entropy) give the update of one replica with the whole batch;
@@ -117,12 +120,12 @@ class Distiller(keras.Model):
         hard = super().compute_loss(x, labels, y_pred, weight, training)
         extra = per_replica(total_of(self.losses))
         share = per_replica(ops.ones(()))  # 1 / replicas
-        self._track(self._hard_tracker, (hard - extra) / share, y_pred)
+        self._track(self._hard_tracker, (hard - extra) / share, _labelled_images(mask))
         if not training or self.alpha == 0:
             return hard
         teacher_logits = self._teacher_logits(x, soft_targets, y_pred.shape[-1])
         soft = self.soft_loss(teacher_logits, y_pred, self.temperature, soft_weight)
-        self._track(self._soft_tracker, soft, y_pred)
+        self._track(self._soft_tracker, soft, ops.shape(y_pred)[0])
         return (1.0 - self.alpha) * hard + self.alpha * (per_replica(soft) + extra)
 
     def compute_metrics(
@@ -141,6 +144,7 @@ class Distiller(keras.Model):
 
     def fit(self, x: Any = None, y: Any = None, *args: Any, **kwargs: Any) -> Any:
         """As in Keras; one `sample_weight` array also serves a `y` with soft targets."""
+        check_arrays(y, self.student.output_shape[-1] if self.student.built else None)
         weight = kwargs.get("sample_weight")
         if isinstance(y, dict) and weight is not None and not isinstance(weight, dict):
             kwargs["sample_weight"] = dict.fromkeys(y, weight)
@@ -185,9 +189,8 @@ class Distiller(keras.Model):
         image = input_of("teacher", x)
         return mean_teacher_logits([m(image, training=False) for m in self.teachers])
 
-    def _track(self, tracker: keras.metrics.Mean, value: Tensor, y_pred: Tensor) -> None:
-        batch_size = ops.cast(ops.shape(y_pred)[0], "float32")
-        tracker.update_state(ops.stop_gradient(value), sample_weight=batch_size)
+    def _track(self, tracker: keras.metrics.Mean, value: Tensor, images: Tensor) -> None:
+        tracker.update_state(ops.stop_gradient(value), sample_weight=ops.cast(images, "float32"))
 
 
 class StudentCheckpoint(keras.callbacks.ModelCheckpoint):
@@ -195,6 +198,12 @@ class StudentCheckpoint(keras.callbacks.ModelCheckpoint):
 
     def set_model(self, model: Distiller) -> None:
         super().set_model(model.student)
+
+
+def _labelled_images(mask: Tensor) -> Tensor:
+    """How many images have a label somewhere: a batch without any has no hard loss."""
+    axes = tuple(range(1, len(mask.shape)))
+    return ops.sum(ops.cast(ops.any(mask != IGNORE, axis=axes), "float32"))
 
 
 def _as_list(teacher: Any) -> list[keras.Model]:

@@ -21,7 +21,7 @@ from kdcore.datasets import hippocampus_folder
 from kdcore.distiller import Distiller
 from kdcore.files import digest
 from kdcore.hard_losses import DiceCrossEntropy
-from kdcore.metrics import evaluate, mean_dice
+from kdcore.metrics import evaluate, evaluate_with_calibration, mean_dice
 from kdcore.reading import read_msd
 from kdcore.runs import Run
 from kdcore.soft_targets import SoftTargets
@@ -77,9 +77,7 @@ class Experiment:
         """The arm's U-Net; student and baseline of one seed start from the same weights."""
         keras.utils.set_random_seed(seed)
         training = self.training(arm)
-        return unet(
-            self.input_shape(arm), NUM_CLASSES, training.filters, self.config.depth, arm
-        )
+        return unet(self.input_shape(arm), NUM_CLASSES, training.filters, self.config.depth, arm)
 
     def input_shape(self, arm: str) -> tuple[int | None, ...]:
         """Slices are all of one size; a 3-D network takes volumes of any size."""
@@ -159,11 +157,9 @@ class Experiment:
 
     def finish(self, run: Run, model: keras.Model) -> Run:
         """Evaluate on the test cases and write the run's result."""
-        scores = evaluate(model, self.take("test"), split=self.split)
-        validation = evaluate(
-            model, self.take("validation"), split=self.split, part="validation"
-        )
-        run.finish(model, scores, validation_dice=mean_dice(validation))
+        scores, beliefs = evaluate_with_calibration(model, self.take("test"), split=self.split)
+        validation = evaluate(model, self.take("validation"), split=self.split, part="validation")
+        run.finish(model, scores, calibration=beliefs, validation_dice=mean_dice(validation))
         return run
 
 

@@ -31,9 +31,7 @@ def loss_curves(histories: Mapping[str, Mapping[str, Sequence[float]]]) -> "Figu
     return figure
 
 
-def overlays(
-    rows: Mapping[str, Case], columns: Mapping[str, Mapping[str, np.ndarray]]
-) -> "Figure":
+def overlays(rows: Mapping[str, Case], columns: Mapping[str, Mapping[str, np.ndarray]]) -> "Figure":
     """Slices with masks drawn over them: a row for each case, a column for each mask.
 
     Args:

@@ -51,7 +51,14 @@ def predict_mask(
 
 
 def _logits(network: keras.Model, image: np.ndarray, case: Case) -> np.ndarray:
-    expected = tuple(network.input_shape[1:])
+    try:
+        expected = tuple(network.input_shape[1:])
+    except AttributeError as error:
+        raise ValueError(
+            f"{network.name} does not say its input shape, so a case cannot be cut for "
+            "it. Wrap it: "
+            "keras.Model(inputs, model(inputs)) with inputs = keras.Input((None, None, sequences))."
+        ) from error
     if expected[-1] not in (None, image.shape[-1]):
         raise ValueError(
             f"{case.case_id} has {image.shape[-1]} sequences {case.sequences}, the network "

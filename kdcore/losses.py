@@ -19,6 +19,7 @@ from kdcore.voxels import (
     check_logits,
     check_temperature,
     dice_per_class,
+    expand_weight,
     log_probabilities,
     to_float,
     weighted_mean,
@@ -80,8 +81,8 @@ def channel_wise_loss(
         teacher_logits: `(B, ..., C)` with at least one spatial axis.
         student_logits: Same shape.
         temperature: T > 0; the paper uses 4 on logits.
-        sample_weight: `(B,)` weights images; `(B, ...)` weights voxels inside the
-            softmax, and a voxel of weight 0 is left out.
+        sample_weight: `(B,)` or `(B, ...)`. Weighs voxels inside the softmax, where a voxel of
+            weight 0 is left out, and images by their largest weight.
 
     Returns:
         A scalar, in nats.
@@ -95,25 +96,21 @@ def channel_wise_loss(
             "channel_wise_loss needs (batch, space..., channels). "
             f"Received: shape {tuple(teacher_logits.shape)}. Use kd_loss for vectors."
         )
-    voxel_weight = None
-    if sample_weight is not None:
-        voxel_weight = ops.cast(sample_weight, student_logits.dtype)
-    image_weight = voxel_weight
     teacher_map, student_map = teacher_logits / temperature, student_logits / temperature
-    if voxel_weight is not None and len(voxel_weight.shape) > 1:
+    image_weight = None
+    if sample_weight is not None:
+        weight = ops.cast(sample_weight, student_map.dtype)
+        weight = expand_weight(weight, student_map[..., 0])
         # A weighted softmax is a softmax of z + log(w); -1e9 stands for log(0).
-        log_weight = ops.log(ops.maximum(voxel_weight, 1e-30))
-        log_weight = ops.where(voxel_weight > 0, log_weight, -1e9)[..., None]
+        log_weight = ops.log(ops.maximum(weight, 1e-30))
+        log_weight = ops.where(weight > 0, log_weight, -1e9)[..., None]
         teacher_map, student_map = teacher_map + log_weight, student_map + log_weight
-        axes = tuple(range(1, len(voxel_weight.shape)))
-        image_weight = ops.cast(ops.any(voxel_weight > 0, axis=axes), student_map.dtype)
+        image_weight = ops.max(weight, axis=tuple(range(1, len(weight.shape))))
     divergence = _softmax_divergence(_space_last(teacher_map), _space_last(student_map))
     return temperature**2 * weighted_mean(divergence, image_weight)
 
 
-def soft_dice_loss(
-    y_true: Tensor, y_prob: Tensor, sample_weight: Tensor | None = None
-) -> Tensor:
+def soft_dice_loss(y_true: Tensor, y_prob: Tensor, sample_weight: Tensor | None = None) -> Tensor:
     """Mean over classes of 1 − 2 Σ y p / (Σ y² + Σ p²), sums over batch and space.
 
     The squared denominator makes this Σ (y − p)² / (Σ y² + Σ p²): zero exactly at

@@ -18,7 +18,7 @@ from kdcore.cases import Case
 from kdcore.inference import predict_probabilities
 from kdcore.normalization import Normalization
 from kdcore.splits import Split
-from kdcore.voxels import IGNORE, Tensor
+from kdcore.voxels import IGNORE, Tensor, combine_weights
 
 SURFACE_TOLERANCE_MM = 1.0
 _CALIBRATION_BINS = 15
@@ -53,6 +53,8 @@ def surface_distances(
     a, b = _pair(reference, prediction, label)
     if not a.any() or not b.any():
         return (float("nan") if a.any() == b.any() else 0.0), float("nan")
+    if np.array_equal(a, b):
+        return 1.0, 0.0
     from meshmetrics import DistanceMetrics
 
     # A mesh closes only if the mask does not touch the border of the array.
@@ -108,22 +110,36 @@ def evaluate(
 
     Returns:
         `[case_id][label]` with `dice`, `surface_dice_1mm` and `hd95_mm` for each
-        foreground label ("1", "2", ...), and `[case_id]["all"]` with `mean_dice` (over the
-        labels where it is defined), `ece`, `brier` and `nll`.
+        foreground label ("1", "2", ...).
 
     Raises:
         ValueError: If a case has no mask.
         LeakageError: If a case is not in that part of the split.
     """
-    results = {}
+    return evaluate_with_calibration(
+        model, cases, normalization=normalization, split=split, part=part
+    )[0]
+
+
+def evaluate_with_calibration(
+    model: keras.Model,
+    cases: Iterable[Case],
+    *,
+    normalization: Normalization = "percentile",
+    split: Split | None = None,
+    part: str = "test",
+) -> tuple[dict[str, dict[str, dict[str, float]]], dict[str, dict[str, float]]]:
+    """`evaluate`, and `calibration` of each case, from one prediction."""
+    scores, beliefs = {}, {}
     for case in tqdm(cases, "evaluate", leave=False, disable=None):
         if case.mask is None:
             raise ValueError(f"{case.case_id} has no mask, so it cannot be evaluated.")
         if split is not None:
             split.require([case.case_id], (part,), "evaluate")
         probabilities = predict_probabilities(model, case, normalization)
-        results[case.case_id] = evaluate_case(case, probabilities)
-    return results
+        scores[case.case_id] = evaluate_case(case, probabilities)
+        beliefs[case.case_id] = calibration(case.mask, probabilities)
+    return scores, beliefs
 
 
 def evaluate_case(case: Case, probabilities: np.ndarray) -> dict[str, dict[str, float]]:
@@ -145,16 +161,20 @@ def evaluate_case(case: Case, probabilities: np.ndarray) -> dict[str, dict[str, 
             "surface_dice_1mm": surface_dice,
             "hd95_mm": hd95,
         }
-    defined = [m["dice"] for m in result.values() if np.isfinite(m["dice"])]
-    mean = float(np.mean(defined)) if defined else float("nan")
-    result["all"] = {"mean_dice": mean, **calibration(case.mask, probabilities)}
     return result
+
+
+def case_dice(entry: dict[str, dict[str, float]]) -> float:
+    """Mean Dice of a case over the labels where it is defined; NaN if nowhere."""
+    values = [metrics["dice"] for metrics in entry.values()]
+    defined = [value for value in values if value is not None and np.isfinite(value)]
+    return float(np.mean(defined)) if defined else float("nan")
 
 
 def mean_dice(results: dict[str, dict[str, dict[str, float]]]) -> float:
     """Mean over cases of the mean foreground Dice; NaN if it is defined for none."""
-    values = [case["all"]["mean_dice"] for case in results.values()]
-    defined = [value for value in values if value is not None and np.isfinite(value)]
+    values = [case_dice(entry) for entry in results.values()]
+    defined = [value for value in values if np.isfinite(value)]
     return float(np.mean(defined)) if defined else float("nan")
 
 
@@ -182,12 +202,14 @@ class ForegroundDice(keras.metrics.Metric):
         else:
             prediction = ops.cast(ops.argmax(y_pred, axis=-1), "int32")
         reference = ops.cast(y_true, "int32")
-        counted = reference != IGNORE
-        a = ops.stack([ops.cast((reference == i) & counted, "float32") for i in labels])
-        b = ops.stack([ops.cast((prediction == i) & counted, "float32") for i in labels])
+        if len(reference.shape) == len(y_pred.shape):
+            reference = ops.squeeze(reference, axis=-1)
+        weight = combine_weights(ops.cast(reference != IGNORE, "float32"), sample_weight)
+        a = ops.stack([ops.cast(reference == i, "float32") for i in labels])
+        b = ops.stack([ops.cast(prediction == i, "float32") for i in labels])
         axes = tuple(range(1, len(a.shape)))
-        self.overlap.assign_add(ops.sum(a * b, axis=axes))
-        self.size.assign_add(ops.sum(a + b, axis=axes))
+        self.overlap.assign_add(ops.sum(weight * a * b, axis=axes))
+        self.size.assign_add(ops.sum(weight * (a + b), axis=axes))
 
     def result(self) -> Tensor:
         present = ops.cast(self.size > 0, "float32")

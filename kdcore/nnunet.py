@@ -38,4 +38,6 @@ class NNUNetProbabilities:
                 array = content[key]
         except Exception as error:
             raise ValueError(f"{path} is no probability map: {error}.") from error
+        if array.ndim != 4:
+            raise ValueError(f"{path} has shape {array.shape}; expected (C, Z, Y, X).")
         return np.asarray(array, np.float32).transpose(3, 2, 1, 0)

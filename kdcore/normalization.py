@@ -38,7 +38,7 @@ def normalize(image: np.ndarray, method: str = "percentile") -> np.ndarray:
     if method not in METHODS:
         raise ValueError(f"method must be one of {METHODS}. Received: {method!r}.")
     image = np.asarray(image, dtype=np.float64)
-    if image.ndim < 2:
+    if image.ndim < 2 or image.size == 0:
         raise ValueError(f"Expected (..., sequences). Received: shape {image.shape}.")
     if not np.isfinite(image).all():
         raise ValueError("The image holds NaN or infinite voxels. Repair it first.")
@@ -49,6 +49,9 @@ def normalize(image: np.ndarray, method: str = "percentile") -> np.ndarray:
         low, width = voxels.min(axis=0), np.ptp(voxels, axis=0)
     else:
         low, high = np.percentile(voxels, PERCENTILES, axis=0)
+        # A sparse sequence, all but a few voxels alike, is scaled by its whole range.
+        low = np.where(high > low, low, voxels.min(axis=0))
+        high = np.where(high > low, high, voxels.max(axis=0))
         width = high - low
     constant = (np.ptp(voxels, axis=0) == 0) | (width <= 0)
     scaled = (image - low) / np.where(constant, 1.0, width)

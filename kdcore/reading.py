@@ -3,6 +3,7 @@
 Left out on purpose: DICOM (convert it with dcm2niix), resampling, reorientation.
 """
 
+import gzip
 import json
 import warnings
 import zlib
@@ -36,8 +37,7 @@ def read_msd(folder: str | Path) -> list[Case]:
     folder = Path(folder)
     description = _read_description(folder)
     sequences = _names(description, "modality", "channel_names", path=folder) or ("MRI",)
-    labels = description.get("labels") or {}
-    known = {int(v) if _is_int(v) else int(k) for k, v in labels.items()} if labels else None
+    known = _label_values(description, folder / "dataset.json")
     cases = {}
     for image_path, mask_path in _entries(folder, description):
         case = read_case(image_path, mask_path, sequences, known)
@@ -98,6 +98,8 @@ def read_nifti(path: str | Path) -> tuple[np.ndarray, tuple[float, ...], np.ndar
     with open(path, "rb"):  # a missing permission is the system's own error
         pass
     try:
+        if path.suffix == ".gz":
+            _check_gzip(path)
         image = nibabel.load(path)
         voxels = np.asarray(image.dataobj)
         spacing = tuple(float(size) for size in image.header.get_zooms()[:3])
@@ -117,6 +119,13 @@ def read_nifti(path: str | Path) -> tuple[np.ndarray, tuple[float, ...], np.ndar
     if voxels.dtype.kind not in "iuf":
         raise ValueError(f"{path} holds {voxels.dtype} values; expected numbers.")
     return voxels, spacing, affine
+
+
+def _check_gzip(path: Path) -> None:
+    """Read to the end, where the checksum is; nibabel stops at the last voxel."""
+    with gzip.open(path) as file:
+        while file.read(1 << 20):
+            pass
 
 
 def save_mask(path: str | Path, mask: np.ndarray, case: Case) -> Path:
@@ -210,8 +219,16 @@ def _names(description: Mapping[str, Any], *keys: str, path: Path) -> tuple[str,
     return ()
 
 
-def _is_int(value: Any) -> bool:
-    return isinstance(value, int) and not isinstance(value, bool)
+def _label_values(description: Mapping[str, Any], path: Path) -> set[int] | None:
+    """Of {"0": "background", ...}, or the other way round as nnU-Net writes it."""
+    labels = description.get("labels") or {}
+    try:
+        numbers = [k if str(k).isdigit() else v for k, v in labels.items()]
+        return {int(number) for number in numbers} or None
+    except (AttributeError, TypeError, ValueError) as error:
+        raise ValueError(
+            f'{path}: `labels` must be {{"0": "background", "1": name, ...}}. Received: {labels}.'
+        ) from error
 
 
 def _entries(folder: Path, description: Mapping[str, Any]) -> list[tuple[Path, Path | None]]:
@@ -219,9 +236,7 @@ def _entries(folder: Path, description: Mapping[str, Any]) -> list[tuple[Path, P
     listed: list[tuple[Path, Path | None]] = []
     for entry in description["training"]:
         image, label = (
-            (entry.get("image"), entry.get("label"))
-            if isinstance(entry, dict)
-            else (entry, None)
+            (entry.get("image"), entry.get("label")) if isinstance(entry, dict) else (entry, None)
         )
         if not isinstance(image, str) or not isinstance(label, str | None):
             raise ValueError(f"{folder / 'dataset.json'}: unexpected entry {entry!r}.")

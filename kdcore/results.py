@@ -42,15 +42,15 @@ def collect(
 
     Returns:
         `study`, `commit`, `versions`, `hardware`, `backend`, `data`, `split`, `config`,
-        `arms[name]` with `params`, `macs_a_slice`, `ms_a_slice`, `seeds` and
-        `per_case[case_id][seed][label]`, and `comparisons`.
+        `arms[name]` with `params`, `macs_a_slice`, `ms_a_slice`, `seeds`,
+        `per_case[case_id][seed][label]` and `calibration[case_id][seed]`, and `comparisons`.
     """
     runs = list(runs)
     if not runs:
         raise ValueError("There are no finished runs to collect.")
     arms: dict[str, Any] = {}
     for run in runs:
-        arm = arms.setdefault(run.arm, {"seeds": [], "per_case": {}, "runs": {}})
+        arm = arms.setdefault(run.arm, {"seeds": [], "per_case": {}, "calibration": {}, "runs": {}})
         _add(arm, run, volume)
     first = runs[0].split
     results = {
@@ -113,13 +113,9 @@ def comparison_table(results: Mapping[str, Any]) -> str:
     for row in results["comparisons"]:
         points = 100 * row["difference"]
         interval = row["interval"]
-        limits = (
-            "–" if interval is None else f"{100 * interval[0]:+.2f} … {100 * interval[1]:+.2f}"
-        )
+        limits = "–" if interval is None else f"{100 * interval[0]:+.2f} … {100 * interval[1]:+.2f}"
         p = "–" if row["p"] is None else f"{row['p']:.4f}"
-        rows.append(
-            [f"{row['a']} − {row['b']}", f"{points:+.2f}", limits, p, str(row["cases"])]
-        )
+        rows.append([f"{row['a']} − {row['b']}", f"{points:+.2f}", limits, p, str(row["cases"])])
     return markdown(["difference", "Dice points", "95 % interval", "p", "cases"], rows)
 
 
@@ -171,6 +167,8 @@ def _add(arm: dict[str, Any], run: Run, volume: Sequence[int]) -> None:
     }
     for case_id, entry in result["per_case"].items():
         arm["per_case"].setdefault(case_id, {})[str(run.seed)] = entry
+    for case_id, beliefs in result.get("calibration", {}).items():
+        arm["calibration"].setdefault(case_id, {})[str(run.seed)] = beliefs
     if "params" not in arm:
         network = run.load()
         flat = len(network.input_shape) == 4

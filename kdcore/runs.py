@@ -7,6 +7,7 @@ model.keras                  the trained network
 result.json                  metrics, history, versions, hardware, time; written last
 """
 
+import copy
 import os
 import platform
 import shutil
@@ -22,6 +23,8 @@ import keras
 from kdcore.batches import Batches
 from kdcore.files import digest, plain, read_json, replacing, write_json
 from kdcore.splits import Split
+
+_START: dict[str, Any] = {"epoch": 0, "history": {}, "seconds": 0.0, "weights": None}
 
 
 class RunError(ValueError):
@@ -44,6 +47,8 @@ class Run:
     def __init__(
         self, root: str | Path, arm: str, seed: int, config: Mapping[str, Any], split: Split
     ) -> None:
+        if Path(arm).name != arm:
+            raise RunError(f"arm {arm!r} must do as a file name.")
         self.arm, self.seed, self.split = arm, seed, split
         self.config = plain({**config, "arm": arm, "seed": seed, "split": vars(split)})
         self.folder = Path(root) / f"{arm}-seed{seed}-{digest(self.config)[:8]}"
@@ -51,8 +56,8 @@ class Run:
         if recorded.exists():
             self._check_config(read_json(recorded))
         else:
-            write_json(recorded, self.config)
             split.save(self.folder / "split.json")
+            write_json(recorded, self.config)
 
     @property
     def finished(self) -> bool:
@@ -82,7 +87,10 @@ class Run:
         Raises:
             LeakageError: If a validation or test case is among the batches' cases.
         """
+        if self.finished:
+            return
         self.split.require(batches.case_ids, ("labelled", "unlabelled"), "Training")
+        self.split.require(batches.labelled_ids, ("labelled",), "Training with masks")
         state = self._restore(model)
         if state["epoch"] >= epochs:
             return
@@ -104,6 +112,7 @@ class Run:
             per_case: What `evaluate` returned.
             **extra: Whatever else belongs to the result.
         """
+        self.split.require(per_case, ("test",), "A result")
         network = getattr(model, "student", model)
         with replacing(self.folder / "model.keras") as temporary:
             network.save(temporary)
@@ -129,26 +138,30 @@ class Run:
     def load(self) -> keras.Model:
         """The trained network (Keras' safe mode: no code is run)."""
         path = self.folder / "model.keras"
-        if not self.finished or not path.exists():
+        if not self.finished:
             raise RunError(f"{self.folder} holds no trained network yet.")
+        if not path.exists():
+            raise RunError(f"{path} is missing. Delete {self.folder} to train again.")
         try:
             return keras.saving.load_model(path, compile=False)
         except Exception as error:
-            raise RunError(
-                f"{path} cannot be loaded: {error}. Delete {self.folder}."
-            ) from error
+            raise RunError(f"{path} cannot be loaded: {error}. Delete {self.folder}.") from error
 
     def _state(self) -> dict[str, Any]:
         path = self.folder / "state.json"
         if path.exists():
-            state: dict[str, Any] = read_json(path)
+            state = read_json(path)
+            if not isinstance(state, dict) or {*_START} - set(state):
+                raise RunError(f"{path} is damaged. Delete {self.folder} to train again.")
             return state
-        return {"epoch": 0, "history": {}, "seconds": 0.0, "weights": None}
+        return copy.deepcopy(_START)
 
     def _restore(self, model: keras.Model) -> dict[str, Any]:
         state = self._state()
         if state["weights"] is not None:
-            path = self.folder / state["weights"]
+            path = self.folder / Path(state["weights"]).name
+            if not path.exists():
+                raise RunError(f"{path} is missing. Delete {self.folder} to train again.")
             try:
                 model.optimizer.build(model.trainable_variables)
                 model.load_weights(path)
@@ -159,7 +172,8 @@ class Run:
                 ) from error
         return state
 
-    def _check_config(self, found: dict[str, Any]) -> None:
+    def _check_config(self, found: Any) -> None:
+        found = found if isinstance(found, dict) else {}
         keys = sorted(set(found) | set(self.config))
         changed = [key for key in keys if found.get(key) != self.config.get(key)]
         if changed:
@@ -228,8 +242,15 @@ def _hardware() -> dict[str, Any]:
     if info.exists():
         models = [x for x in info.read_text().splitlines() if x.startswith("model name")]
         name = models[0].split(":", 1)[1].strip() if models else name
-    devices = [d for d in keras.distribution.list_devices() if not d.startswith("cpu")]
-    return {"processor": name, "cores": os.cpu_count(), "accelerators": devices}
+    return {"processor": name, "cores": os.cpu_count(), "accelerators": _accelerators()}
+
+
+def _accelerators() -> list[str]:
+    if keras.backend.backend() == "torch":
+        import torch
+
+        return [torch.cuda.get_device_name(i) for i in range(torch.cuda.device_count())]
+    return [d for d in keras.distribution.list_devices() if not d.startswith("cpu")]
 
 
 def _commit() -> str | None:
@@ -240,9 +261,7 @@ def _commit() -> str | None:
 
     def git(*arguments: str) -> str:
         command = ["git", "-C", str(folder.parent), *arguments]
-        return subprocess.run(
-            command, capture_output=True, text=True, check=True
-        ).stdout.strip()
+        return subprocess.run(command, capture_output=True, text=True, check=True).stdout.strip()
 
     try:
         changed = git("status", "--porcelain", "--untracked-files=no", "--", "kdcore")

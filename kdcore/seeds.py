@@ -20,9 +20,7 @@ def main(arguments: list[str] | None = None) -> int:
     parser = argparse.ArgumentParser(description=__doc__.splitlines()[0] if __doc__ else None)
     parser.add_argument("--seeds", type=int, default=3, help="number of seeds")
     parser.add_argument("--out", default=None, help="results file")
-    options, rest = parser.parse_known_args(
-        arguments if arguments is not None else sys.argv[1:]
-    )
+    options, rest = parser.parse_known_args(arguments if arguments is not None else sys.argv[1:])
     job = experiment.from_arguments(rest)
     runs: list[Run] = []
     for seed in range(options.seeds):

@@ -19,6 +19,7 @@ import numpy as np
 from tqdm import tqdm
 
 from kdcore.cases import Case
+from kdcore.digests import teacher_digest
 from kdcore.files import digest, file_digest, read_json, replacing, write_json
 from kdcore.normalization import Normalization, describe_normalization
 from kdcore.splits import Split
@@ -121,13 +122,15 @@ class SoftTargets:
         if teacher is not None:
             _compare_header(folder, manifest, {"teacher": teacher_digest(teacher)})
         cases = list(cases)
-        if cases:
+        if cases or normalization != "percentile":
             targets.check_images(cases, normalization)
         return targets
 
     def __getitem__(self, case_id: str) -> np.ndarray:
         record = self._record(case_id)
         path = self.folder / f"{case_id}.npy"
+        if not path.is_file():
+            raise SoftTargetsError(f"{path} is missing. Run SoftTargets.write again.")
         if case_id not in self._verified and file_digest(path) != record["array"]:
             raise SoftTargetsError(
                 f"{path} is not the file that was written: its digest changed. Delete "
@@ -176,34 +179,7 @@ class SoftTargets:
                 f"{self.folder} has no soft target for {case_id} (it has {len(self)} cases). "
                 "Run SoftTargets.write with this case; it goes on where it stopped."
             )
-        record: dict[str, Any] = read_json(self.folder / f"{case_id}.json")
-        return record
-
-
-def teacher_digest(teacher: Teacher | Sequence[Teacher]) -> str:
-    """SHA-256 of a teacher: weights and layers of models, `digest` or code of callables.
-
-    A callable's digest is its attribute `digest` if it has one, else its name and
-    bytecode, which say nothing about the values it closes over.
-    """
-    if isinstance(teacher, list | tuple):
-        return digest([teacher_digest(one) for one in teacher])
-    if isinstance(teacher, keras.Model):
-        network: Any = getattr(teacher, "student", teacher)
-        layers = [type(layer).__name__ for layer in network.layers]
-        weights = [np.asarray(w) for w in network.get_weights()]
-        return digest(layers, *weights)
-    if not callable(teacher):
-        raise ValueError(
-            f"A teacher is a keras.Model or a callable case -> probabilities. "
-            f"Received: {type(teacher)}."
-        )
-    own = getattr(teacher, "digest", None)
-    if own is not None:
-        return digest(str(own() if callable(own) else own))
-    code = getattr(teacher, "__code__", None)
-    name = getattr(teacher, "__qualname__", type(teacher).__qualname__)
-    return digest(name, code.co_code.hex() if code else "", str(code.co_consts) if code else "")
+        return _read_record(self.folder / f"{case_id}.json")
 
 
 def _write_case(
@@ -215,19 +191,28 @@ def _write_case(
 ) -> None:
     record_path = folder / f"{case.case_id}.json"
     image = digest(case.image)
-    if record_path.is_file() and read_json(record_path)["image"] == image:
+    path = folder / f"{case.case_id}.npy"
+    if record_path.is_file() and path.is_file() and _read_record(record_path)["image"] == image:
         return
-    probabilities = _checked(teacher_probabilities(teacher, case, normalization), case)
+    if case.case_id == "manifest":
+        raise ValueError("A case cannot be called manifest: that is the folder's own file.")
+    probabilities = teacher_probabilities(teacher, case, normalization)
     manifest = {**header, "num_classes": probabilities.shape[-1]}
     if (folder / "manifest.json").exists():
         _compare_header(folder, read_json(folder / "manifest.json"), manifest)
     else:
         write_json(folder / "manifest.json", manifest)
-    path = folder / f"{case.case_id}.npy"
     log_p = np.log(np.maximum(probabilities, _LEAST_PROBABILITY)).astype(np.float16)
     with replacing(path) as temporary:
         np.save(temporary, log_p, allow_pickle=False)
     write_json(record_path, {"image": image, "array": file_digest(path)})
+
+
+def _read_record(path: Path) -> dict[str, str]:
+    record = read_json(path)
+    if not isinstance(record, dict) or not {"image", "array"} <= set(record):
+        raise SoftTargetsError(f"{path} lacks its digests. Delete it and write again.")
+    return record
 
 
 def teacher_probabilities(
@@ -236,13 +221,16 @@ def teacher_probabilities(
     """`(D, H, W, C)` probabilities of one teacher, or the mean of several."""
     if isinstance(teacher, list | tuple):
         maps = [teacher_probabilities(one, case, normalization) for one in teacher]
+        classes = sorted({one.shape[-1] for one in maps})
+        if len(classes) != 1:
+            raise ValueError(f"The teachers must know the same classes. Received: {classes}.")
         return np.asarray(np.mean(maps, axis=0))
     if isinstance(teacher, keras.Model):
         from kdcore.inference import predict_probabilities
 
         return predict_probabilities(teacher, case, normalization)
-    assert callable(teacher)
-    return np.asarray(teacher(case), dtype=np.float32)
+    answer: Any = teacher(case)  # type: ignore[operator]
+    return _checked(np.asarray(answer, dtype=np.float32), case)
 
 
 def _checked(probabilities: np.ndarray, case: Case) -> np.ndarray:

@@ -75,9 +75,7 @@ class Split:
         count = len(self.labelled) if num_labelled is None else num_labelled
         training = sorted(self.labelled + self.unlabelled)
         if not 1 <= count <= len(training):
-            raise ValueError(
-                f"num_labelled must lie in 1 … {len(training)}. Received: {count}."
-            )
+            raise ValueError(f"num_labelled must lie in 1 … {len(training)}. Received: {count}.")
         order = np.random.default_rng([seed, 1]).permutation(training).tolist()
         return replace(
             self, labelled=_sorted(order[:count]), unlabelled=_sorted(order[count:]), seed=seed

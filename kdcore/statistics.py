@@ -43,6 +43,7 @@ def compare(
     Reference: Efron and Tibshirani 1993, chapter 13; Nichols and Holmes 2002,
     https://doi.org/10.1002/hbm.1058
     """
+    label = str(label)
     values = [per_case(results, arm, label, metric) for arm in (a, b)]
     ids = sorted(set(values[0]) & set(values[1]))
     pairs = np.array([[values[0][i], values[1][i]] for i in ids], dtype=float).reshape(-1, 2)
@@ -118,9 +119,13 @@ def sign_flip_p(values: np.ndarray, seed: int = 0) -> float | None:
 
 
 def _value(entry: Mapping[str, Any], label: str, metric: str) -> float:
-    labels = [key for key in entry if key != "all"] if label == MEAN else [label]
+    labels = list(entry) if label == MEAN else [label]
     if label != MEAN and label not in entry:
         raise ValueError(f"There is no label {label!r}. There are: {sorted(entry)}.")
+    missing = [key for key in labels if metric not in entry[key]]
+    if missing:
+        known = sorted(entry[missing[0]])
+        raise ValueError(f"There is no metric {metric!r}. There are: {known}.")
     return _mean([entry[key][metric] for key in labels])
 
 

@@ -1,8 +1,9 @@
 """What `x`, `y` and `sample_weight` of `Distiller.fit` may be."""
 
+import numpy as np
 from keras import ops
 
-from kdcore.voxels import IGNORE, Tensor
+from kdcore.voxels import IGNORE, Tensor, check_labels, expand_weight
 
 
 def input_of(role: str, x: Tensor) -> Tensor:
@@ -52,20 +53,16 @@ def hard_weights(
         raise ValueError("y is missing. Use a mask of −1 for images without labels.")
     if len(mask.shape) == len(logits.shape) and mask.shape[-1] != 1:  # one-hot
         return mask, sample_weight
+    mask = ops.cast(mask, "int32")  # in uint8, −1 would be 255
     labelled = ops.cast(mask != IGNORE, "float32")
-    labels = ops.where(mask == IGNORE, ops.zeros_like(mask), mask)
+    labels = ops.maximum(mask, 0)
     if len(mask.shape) == len(logits.shape):
         labelled = ops.squeeze(labelled, axis=-1)
     weight = labelled * ops.divide_no_nan(
         ops.cast(ops.size(labelled), "float32"), ops.sum(labelled)
     )
     if sample_weight is not None:
-        sample_weight = ops.cast(sample_weight, "float32")
-        missing = len(weight.shape) - len(sample_weight.shape)
-        if missing > 0:
-            shape = (*ops.shape(sample_weight), *[1] * missing)
-            sample_weight = ops.reshape(sample_weight, shape)
-        weight = weight * sample_weight
+        weight = weight * expand_weight(ops.cast(sample_weight, "float32"), weight)
     return labels, weight
 
 
@@ -75,3 +72,16 @@ def total_of(losses: list[Tensor]) -> Tensor:
     for loss in losses:
         total = total + ops.sum(ops.cast(loss, "float32"))
     return total
+
+
+def check_arrays(y: Tensor, channels: int | None) -> None:
+    """Refuse impossible labels and soft targets before training, where y is an array."""
+    mask = y.get("mask") if isinstance(y, dict) else y
+    soft_targets = y.get("soft_targets") if isinstance(y, dict) else None
+    if isinstance(mask, np.ndarray) and channels and mask.dtype.kind in "iu":
+        check_labels(mask, channels)
+    if isinstance(soft_targets, np.ndarray) and soft_targets.max(initial=0) > 1e-3:
+        raise ValueError(
+            f"Soft targets are log-probabilities, at most 0. Received: {soft_targets.max():.3g}. "
+            "Pass np.log of probabilities, or log_softmax of logits."
+        )

@@ -27,9 +27,7 @@ def train(strategy):
         z = keras.layers.Conv2D(3, 1, kernel_regularizer=keras.regularizers.L2(0.1))(z)
         student = keras.Model(inputs, z)
         distiller = kdcore.Distiller(student, soft_loss=kdcore.kd_loss)
-        distiller.compile(
-            keras.optimizers.SGD(0.5), loss=kdcore.DiceCrossEntropy(dice_weight=0.0)
-        )
+        distiller.compile(keras.optimizers.SGD(0.5), loss=kdcore.DiceCrossEntropy(dice_weight=0.0))
     history = distiller.fit(
         x, {"mask": y, "soft_targets": log_p}, batch_size=8, epochs=3, verbose=0, shuffle=False
     ).history

@@ -170,6 +170,13 @@ def test_padding_repeats_the_border():
     np.testing.assert_array_equal(padded, [[1, 2, 2], [1, 2, 2], [3, 4, 4], [3, 4, 4]])
 
 
+def test_in_order_takes_unlabelled_cases_too_and_starts_again():
+    cases = [make_case(0), make_case(1, labelled=False)]
+    batches = Batches(cases, SHAPE, 5, shuffle=False, labelled_share=0.5, num_batches=6)
+    unlabelled = [(batches[i][1] == IGNORE).all(axis=(1, 2)).sum() for i in range(6)]
+    assert unlabelled == [0, 2, 5, 1, 0, 2]  # 8 + 8 slices by five, then from the start
+
+
 def test_soft_targets_of_another_image_are_refused(soft_targets):
     opened = soft_targets([self_describing(0)])
     changed = kdcore.Case("case_000", self_describing(1).image, None, (1, 1, 1))
@@ -188,6 +195,11 @@ def test_soft_targets_of_another_image_are_refused(soft_targets):
         ({"shape": (4,)}, "shape must be"),
         ({"batch_size": 0}, "batch_size"),
         ({"labelled_share": 2}, "labelled_share"),
+        ({"num_batches": 0}, "num_batches"),
+        (
+            {"cases": [make_case(0), make_case(1, labelled=False)], "labelled_share": 0.01},
+            "no sample at all",
+        ),
     ],
 )
 def test_impossible_arguments_are_refused(arguments, message):

@@ -84,6 +84,10 @@ def test_a_case_cannot_be_changed():
         case.image[0] = 0
     with pytest.raises(AttributeError):
         case.case_id = "other"
+    image = IMAGE[..., None].copy()
+    case = kdcore.Case("a", image, None, (1, 1, 1))
+    image[:] = 0
+    assert case.image.any()
 
 
 def test_a_mask_is_written_on_the_grid_of_its_case(tmp_path):
@@ -108,6 +112,20 @@ def test_truncated_gzip(folder):
     path = folder / "imagesTr" / "case_001.nii.gz"
     path.write_bytes(path.read_bytes()[:-200])
     with pytest.raises(ValueError, match=r"case_001.nii.gz is no readable NIfTI"):
+        kdcore.read_msd(folder)
+
+
+def test_damaged_gzip_is_never_read_as_other_voxels(folder):
+    path = folder / "imagesTr" / "case_001.nii.gz"
+    content = path.read_bytes()
+    for position in np.linspace(20, len(content) - 1, 25).astype(int):
+        path.write_bytes(
+            content[:position] + bytes([content[position] ^ 8]) + content[position + 1 :]
+        )
+        with pytest.raises(ValueError, match="case_001.nii.gz is no readable NIfTI"):
+            kdcore.read_msd(folder)
+    path.write_bytes(content[:-1])  # all voxels are there, the checksum is not
+    with pytest.raises(ValueError, match="case_001.nii.gz is no readable NIfTI"):
         kdcore.read_msd(folder)
 
 
@@ -204,6 +222,18 @@ def test_broken_dataset_json(folder, text):
     (folder / "dataset.json").write_text(text)
     with pytest.raises(ValueError, match="dataset.json"):
         kdcore.read_msd(folder)
+
+
+@pytest.mark.parametrize("labels", [["background"], {"whole": [1, 2]}, {"a": "b"}, 3])
+def test_labels_that_cannot_be_understood(folder, labels):
+    description(folder, labels=labels)
+    with pytest.raises(ValueError, match="dataset.json: `labels` must be"):
+        kdcore.read_msd(folder)
+
+
+def test_labels_either_way_round(folder):
+    description(folder, labels={"background": 0, "Anterior": 1, "Posterior": "2"})
+    assert len(kdcore.read_msd(folder)) == 2
 
 
 def test_dataset_json_cannot_point_outside(folder, tmp_path):

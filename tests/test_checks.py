@@ -76,6 +76,9 @@ def test_softening_is_the_temperature():
 
 
 def test_needs_cases_with_masks(seen):
+    split = kdcore.split_cases(seen, 1, 0, 1)
+    with pytest.raises(ValueError, match="check_teaching may use validation cases only"):
+        check(segmenter(), segmenter(), seen, split=split)
     with pytest.raises(ValueError, match="at least one validation case"):
         check(segmenter(), segmenter(), [])
     hidden = [kdcore.Case(c.case_id, c.image, None, (1, 1, 1)) for c in seen]

@@ -49,9 +49,7 @@ def served(archive, tmp_path, monkeypatch):
     threading.Thread(target=server.serve_forever, daemon=True).start()
     url = f"http://127.0.0.1:{server.server_port}/{archive.name}"
     monkeypatch.setattr(datasets, "HIPPOCAMPUS_URL", url)
-    monkeypatch.setattr(
-        datasets, "HIPPOCAMPUS_MD5", hashlib.md5(archive.read_bytes()).hexdigest()
-    )
+    monkeypatch.setattr(datasets, "HIPPOCAMPUS_MD5", hashlib.md5(archive.read_bytes()).hexdigest())
     monkeypatch.setenv("KDCORE_CACHE", str(tmp_path / "cache"))
     monkeypatch.delenv("KDCORE_DATA", raising=False)
     monkeypatch.setattr("time.sleep", lambda seconds: None)

@@ -94,9 +94,7 @@ def test_history_has_the_three_losses_and_they_add_up(data):
         distiller = compiled(kdcore.Distiller(build(2), build(1, 4), alpha=alpha))
         history = fit(distiller, *data, epochs=2)
         hard, soft = np.array(history["hard_loss"]), np.array(history["soft_loss"])
-        np.testing.assert_allclose(
-            history["loss"], (1 - alpha) * hard + alpha * soft, rtol=1e-5
-        )
+        np.testing.assert_allclose(history["loss"], (1 - alpha) * hard + alpha * soft, rtol=1e-5)
 
 
 def test_losses_are_those_of_the_functions(data):
@@ -152,11 +150,21 @@ def test_without_teacher_and_soft_targets_it_says_so(data):
 def test_unlabelled_samples_need_no_labels(data, log_p):
     x, y = data
     nothing = np.full_like(y, -1)
-    history = fit(
-        compiled(kdcore.Distiller(build())), x, {"mask": nothing, "soft_targets": log_p}
-    )
+    history = fit(compiled(kdcore.Distiller(build())), x, {"mask": nothing, "soft_targets": log_p})
     assert history["hard_loss"][0] == 0.0
     assert history["loss"][0] == approx(0.5 * history["soft_loss"][0], rel=1e-5)
+
+
+def test_batches_without_labels_do_not_dilute_the_hard_loss(data, log_p):
+    x, y = data
+    half = y.copy()
+    half[4:] = -1
+    distiller = kdcore.Distiller(build(2))
+    distiller.compile(optimizer=keras.optimizers.SGD(0.0))
+    history = fit(distiller, x, {"mask": half, "soft_targets": log_p})  # 4 + 4 images
+    logits = build(2)(x[:4], training=True)
+    expected = float(kdcore.dice_cross_entropy(y[:4], logits))
+    assert history["hard_loss"][0] == approx(expected, rel=1e-3)
 
 
 def test_hidden_labels_do_not_matter(data, log_p):
@@ -209,6 +217,20 @@ def test_sample_weight_counts_in_both_losses(data, log_p):
     assert fit(other, x[:4], first)["soft_loss"][0] != approx(
         float(kdcore.regional_kd_loss(log_p, logits, 2.0)), rel=1e-4
     )
+
+
+@pytest.mark.parametrize("shape", [(8,), (8, 16, 16), (8, 16, 16, 1)])
+def test_sample_weight_of_any_shape(data, log_p, shape, rng):
+    x, y = data
+    weight = rng.uniform(0.5, 2, shape).astype("float32")
+    per_voxel = weight.reshape(*shape, *[1] * (4 - len(shape)))[..., 0] * np.ones(y.shape, "f")
+    losses = []
+    for w in (weight, per_voxel):
+        distiller = compiled(kdcore.Distiller(build(2)))
+        target = {"mask": y, "soft_targets": log_p}
+        history = distiller.fit(x, target, sample_weight=w, batch_size=8, verbose=0).history
+        losses.append([history[key][0] for key in ("hard_loss", "soft_loss")])
+    assert losses[0] == approx(losses[1], rel=1e-4)
 
 
 def test_voxel_weights_of_zero_stop_learning(data, log_p):
@@ -411,6 +433,17 @@ def test_a_teacher_of_another_size_never_broadcasts(data):
     teacher = keras.Model(inputs, keras.layers.Conv2D(3, 1)(z))
     with pytest.raises(Exception, match="same shape|reshape|Reshape|size"):
         fit(compiled(kdcore.Distiller(build(), teacher)), *data)
+
+
+def test_impossible_targets_are_refused_before_training(data, log_p):
+    x, y = data
+    for label in (7, 255):
+        wrong = np.where(y == 2, label, y).astype("uint8")
+        with pytest.raises(ValueError, match="The mask holds labels"):
+            fit(compiled(kdcore.Distiller(build(), alpha=0.0)), x, wrong)
+    with pytest.raises(ValueError, match="Soft targets are log-probabilities"):
+        soft = np.exp(log_p.astype("float32"))
+        fit(compiled(kdcore.Distiller(build())), x, {"mask": y, "soft_targets": soft})
 
 
 def test_unknown_keys_of_y_are_refused(data):

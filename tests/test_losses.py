@@ -231,6 +231,12 @@ def test_probabilities_are_refused(role, rng):
         kdcore.kd_loss(*pair, 2.0)
 
 
+def test_half_precision_probabilities_are_refused(rng):
+    p = rng.dirichlet([1, 1, 1], (2, 4, 3)).astype("float16")
+    with pytest.raises(ValueError, match="Expected raw logits"):
+        kdcore.kd_loss(p, draw(0, 3)[1], 2.0)
+
+
 def test_log_probabilities_are_logits(rng):
     p = rng.dirichlet([1, 1, 1], (2, 4, 3)).astype("float32")
     _, student = draw(0, 3)
@@ -241,6 +247,17 @@ def test_log_probabilities_are_logits(rng):
 def test_wrong_weight_shape_is_refused():
     with pytest.raises(ValueError, match="sample_weight of shape"):
         kdcore.kd_loss(*draw(0, 3), 1.0, np.ones(5))
+
+
+@pytest.mark.parametrize("shape", [(4, 4, 4, 1), (4, 4), (4, 1), (4,)])
+@pytest.mark.parametrize("loss", LOSSES)
+def test_weights_never_line_up_with_the_wrong_axis(loss, shape, rng):
+    # With batch = height = width a weight of another rank would broadcast silently.
+    teacher, student = draw(8, 3, shape=(4, 4, 4))
+    weight = rng.uniform(0.5, 2, shape).astype("float32")
+    full = weight.reshape(*shape, *[1] * (4 - len(shape)))[..., 0] * np.ones((4, 4, 4), "float32")
+    expected = float(loss(teacher, student, 2.0, full))
+    assert float(loss(teacher, student, 2.0, weight)) == approx(expected, rel=1e-4)
 
 
 # --- soft Dice --------------------------------------------------------------------------
@@ -275,9 +292,7 @@ def test_soft_dice_is_smallest_at_the_soft_target(seed):
 def test_half_is_learned_as_half():
     # The linear form is smallest at p = 1 for y = 0.5 (0.333 against 0.5 at p = y).
     y = np.full((1, 4, 1), 0.5, "float32")
-    losses = {
-        p: float(kdcore.soft_dice_loss(y, np.full_like(y, p))) for p in (0.4, 0.5, 0.6, 1)
-    }
+    losses = {p: float(kdcore.soft_dice_loss(y, np.full_like(y, p))) for p in (0.4, 0.5, 0.6, 1)}
     assert min(losses, key=losses.get) == 0.5
 
 
@@ -333,9 +348,7 @@ def test_dice_cross_entropy_is_half_and_half(rng):
 
 def test_label_smoothing_by_hand():
     logits = np.log(np.array([[[0.5, 0.25, 0.25]]], "float32"))
-    value = kdcore.dice_cross_entropy(
-        np.array([[0]]), logits, dice_weight=0.0, label_smoothing=0.3
-    )
+    value = kdcore.dice_cross_entropy(np.array([[0]]), logits, dice_weight=0.0, label_smoothing=0.3)
     expected = -(0.8 * np.log(0.5) + 0.2 * np.log(0.25))
     assert float(value) == approx(expected, rel=1e-5)
 
@@ -343,6 +356,13 @@ def test_label_smoothing_by_hand():
 def test_mask_of_another_shape_is_refused():
     with pytest.raises(ValueError, match="one integer a voxel"):
         kdcore.cross_entropy(np.zeros((2, 4)), np.zeros((2, 4, 4, 3), "float32"))
+
+
+@pytest.mark.parametrize("label", [3, 255, -2])
+def test_labels_that_do_not_exist_are_refused(label):
+    mask = np.full((1, 2, 2), label)
+    with pytest.raises(ValueError, match="The mask holds labels from"):
+        kdcore.cross_entropy(mask, np.zeros((1, 2, 2, 3), "float32"))
 
 
 def test_loss_object_survives_its_config():

@@ -7,6 +7,7 @@ from hypothesis import strategies as st
 from pytest import approx
 
 import kdcore
+from kdcore.metrics import evaluate_with_calibration, mean_dice
 from kdcore.splits import LeakageError
 
 
@@ -100,7 +101,10 @@ def test_evaluate_restacks_slices_to_3d(cases):
             assert entry[label]["dice"] == 1.0
             assert entry[label]["surface_dice_1mm"] == approx(1)
             assert entry[label]["hd95_mm"] == approx(0, abs=1e-6)
-        assert entry["all"]["mean_dice"] == 1.0 and entry["all"]["ece"] < 0.01
+        assert set(entry) == {"1", "2"}
+    scores, beliefs = evaluate_with_calibration(perfect(), seen, normalization=None)
+    assert scores == results and mean_dice(scores) == 1.0
+    assert all(case["ece"] < 0.01 for case in beliefs.values())
 
 
 def test_evaluate_is_read_only(cases):
@@ -120,6 +124,12 @@ def test_evaluate_refuses(cases):
     two_classes = keras.Model(model.input, keras.layers.Conv2D(2, 1)(model.input))
     with pytest.raises(ValueError, match="holds label 2, but the network knows only 2"):
         kdcore.evaluate(two_classes, cases[:1])
+
+
+def test_undefined_dice_is_left_out_of_means():
+    entry = {"1": {"dice": float("nan")}, "2": {"dice": 0.5}}
+    assert mean_dice({"x": entry, "y": {"1": {"dice": None}}}) == 0.5
+    assert np.isnan(mean_dice({"y": {"1": {"dice": None}}}))
 
 
 def test_foreground_dice_metric(rng):

@@ -17,9 +17,7 @@ def test_the_volumes_are_as_documented(real):
         assert case.spacing_mm == (1.0, 1.0, 1.0) and case.sequences == ("MRI",)
         assert set(np.unique(case.mask)) == {0, 1, 2}
     shapes = np.array([case.mask.shape for case in real])
-    assert (shapes.min(axis=0) >= (31, 40, 26)).all() and (
-        shapes.max(axis=0) <= (43, 59, 47)
-    ).all()
+    assert (shapes.min(axis=0) >= (31, 40, 26)).all() and (shapes.max(axis=0) <= (43, 59, 47)).all()
     share = np.mean([(case.mask > 0).mean() for case in real])
     assert share == pytest.approx(0.053, abs=0.005)
 

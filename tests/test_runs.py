@@ -26,9 +26,7 @@ def network(filters=2):
 
 
 def batches():
-    return Batches(
-        [make_case(0)], (16, 16), 2, augmentation=kdcore.Augmentation(), num_batches=3
-    )
+    return Batches([make_case(0)], (16, 16), 2, augmentation=kdcore.Augmentation(), num_batches=3)
 
 
 class StopAfter(keras.callbacks.Callback):
@@ -124,6 +122,40 @@ def test_training_on_held_out_cases_is_refused(tmp_path):
         open_run(tmp_path).fit(network(), leaking, 1)
 
 
+def test_hidden_masks_and_results_of_training_cases_are_refused(tmp_path):
+    seen = Batches([make_case(0), make_case(1)], (16, 16), 2)  # 1 is to be unlabelled
+    with pytest.raises(LeakageError, match="Training with masks may use labelled cases only"):
+        open_run(tmp_path).fit(network(), seen, 1)
+    with pytest.raises(LeakageError, match="A result may use test cases only"):
+        open_run(tmp_path).finish(network(), {"case_000": {}})
+
+
+def test_damaged_run_folders_are_named(tmp_path):
+    with pytest.raises(KeyboardInterrupt):
+        open_run(tmp_path).fit(network(), batches(), 4, verbose=0, callbacks=[StopAfter(1)])
+    run = open_run(tmp_path)
+    weights = run.folder / "epoch-0001.weights.h5"
+    weights.rename(tmp_path / "elsewhere")
+    with pytest.raises(RunError, match="epoch-0001.weights.h5 is missing"):
+        run.fit(network(), batches(), 4, verbose=0)
+    for text in ("{}", "[]"):
+        (run.folder / "state.json").write_text(text)
+        with pytest.raises(RunError, match="state.json is damaged"):
+            run.fit(network(), batches(), 4, verbose=0)
+    (run.folder / "config.json").write_text("[]")
+    with pytest.raises(RunError, match="another configuration"):
+        open_run(tmp_path)
+    with pytest.raises(RunError, match="must do as a file name"):
+        Run(tmp_path, "a/b", 0, {}, SPLIT)
+
+
+def test_files_can_be_read_by_others(tmp_path):
+    write_json(tmp_path / "a.json", 1)
+    (tmp_path / "plain").write_text("")
+    modes = [(tmp_path / name).stat().st_mode & 0o777 for name in ("a.json", "plain")]
+    assert modes[0] == modes[1]
+
+
 def test_a_distiller_leaves_its_student(tmp_path):
     student = network()
     distiller = kdcore.Distiller(student, network(4), soft_loss=kdcore.kd_loss)
@@ -145,9 +177,7 @@ def test_replacing_keeps_the_old_file_after_an_error(tmp_path):
 
 
 def test_json_has_null_and_never_nan(tmp_path):
-    write_json(
-        tmp_path / "a.json", {"x": [np.nan, np.float32(0.5), np.int64(3), np.bool_(True)]}
-    )
+    write_json(tmp_path / "a.json", {"x": [np.nan, np.float32(0.5), np.int64(3), np.bool_(True)]})
     assert read_json(tmp_path / "a.json") == {"x": [None, 0.5, 3, True]}
 
 

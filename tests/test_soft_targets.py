@@ -1,5 +1,9 @@
 import errno
 import json
+import os
+import subprocess
+import sys
+from functools import partial
 
 import keras
 import numpy as np
@@ -7,7 +11,8 @@ import pytest
 from conftest import make_case
 
 import kdcore
-from kdcore.soft_targets import SoftTargetsError, teacher_digest
+from kdcore.digests import teacher_digest
+from kdcore.soft_targets import SoftTargetsError
 from kdcore.splits import LeakageError
 
 
@@ -182,6 +187,76 @@ def test_labelling_held_out_cases_is_refused(tmp_path, cases):
 def test_what_is_no_probability_map_is_refused(tmp_path, two, output, message):
     with pytest.raises(ValueError, match=message):
         kdcore.SoftTargets.write(lambda case: output(flat(case)), two, tmp_path)
+
+
+def test_a_lost_array_is_named_and_made_again(tmp_path, two):
+    kdcore.SoftTargets.write(flat, two, tmp_path)
+    (tmp_path / "case_000.npy").unlink()
+    with pytest.raises(SoftTargetsError, match="case_000.npy is missing"):
+        kdcore.SoftTargets.open(tmp_path)["case_000"]
+    assert kdcore.SoftTargets.write(flat, two, tmp_path)["case_000"].size
+    (tmp_path / "case_001.json").write_text("{}")
+    with pytest.raises(SoftTargetsError, match="case_001.json lacks its digests"):
+        kdcore.SoftTargets.open(tmp_path)["case_001"]
+
+
+def test_teachers_of_other_classes_are_refused(tmp_path, two):
+    with pytest.raises(ValueError, match=r"know the same classes. Received: \[2, 3\]"):
+        kdcore.SoftTargets.write([network(classes=2), network()], two, tmp_path)
+    wrong = lambda case: flat(case) * 2  # noqa: E731
+    with pytest.raises(ValueError, match="sum to"):
+        kdcore.SoftTargets.write([wrong, lambda case: flat(case) * 0], two, tmp_path)
+
+
+def test_digest_of_a_callable_sees_what_it_uses():
+    def teacher(factor, model=None):
+        return lambda case: (flat(case) * factor, model)
+
+    assert teacher_digest(teacher(1)) == teacher_digest(teacher(1))
+    assert teacher_digest(teacher(1)) != teacher_digest(teacher(2))
+    assert teacher_digest(teacher(np.ones(2))) != teacher_digest(teacher(np.zeros(2)))
+    assert teacher_digest(teacher(1, network(0))) != teacher_digest(teacher(1, network(1)))
+    assert teacher_digest(partial(flat, k=1)) != teacher_digest(partial(flat, k=2))
+    assert teacher_digest(teacher([network(0)])) != teacher_digest(teacher([network(1)]))
+
+    class Service:
+        digest = "v1"
+
+        def __call__(self, case):
+            return flat(case)
+
+    service = Service()
+    before = teacher_digest(service)
+    service.digest = "v2"
+    assert teacher_digest(service) != before
+
+
+def test_digest_is_the_same_in_every_process(tmp_path):
+    (tmp_path / "teachers.py").write_text(
+        "def teacher(case):\n"
+        "    return [x for x in {'a', 'b', 'c'} if (lambda y: y in {'d', 'e'})(x)]\n"
+    )
+    code = (
+        "import sys; sys.path.insert(0, sys.argv[1]); import teachers; "
+        "from kdcore.digests import teacher_digest as d; print(d(teachers.teacher))"
+    )
+    command = [sys.executable, "-c", code, str(tmp_path)]
+    outputs = {
+        subprocess.run(
+            command, capture_output=True, text=True, env={**os.environ, "PYTHONHASHSEED": seed}
+        ).stdout.strip()
+        for seed in ("1", "2")
+    }
+    assert len(outputs) == 1 and len(outputs.pop()) == 64
+
+
+def test_teacher_digest_sees_activations():
+    def model(activation):
+        keras.utils.set_random_seed(0)
+        inputs = keras.Input((None, None, 1))
+        return keras.Model(inputs, keras.layers.Conv2D(2, 1, activation=activation)(inputs))
+
+    assert teacher_digest(model("relu")) != teacher_digest(model("tanh"))
 
 
 def test_teacher_digest_sees_weights_and_not_names():

@@ -16,7 +16,7 @@ def results(**arms):
             name: {
                 "per_case": {
                     case: {
-                        seed: {"1": {"dice": one}, "2": {"dice": two}, "all": {"ece": 0}}
+                        seed: {"1": {"dice": one}, "2": {"dice": two}}
                         for seed, (one, two) in seeds.items()
                     }
                     for case, seeds in cases.items()
@@ -104,4 +104,7 @@ def test_unknown_arm_and_label_are_named():
     with pytest.raises(ValueError, match="no case in common"):
         kdcore.compare(r, "a", "b")
     with pytest.raises(ValueError, match="no label '9'"):
-        kdcore.compare(r, "a", "b", label="9")
+        kdcore.compare(r, "a", "a", label="9")
+    with pytest.raises(ValueError, match="no metric 'iou'"):
+        kdcore.compare(r, "a", "a", metric="iou")
+    assert kdcore.compare(r, "a", "a", label=1)["difference"] == 0

@@ -61,8 +61,6 @@ def test_logits_stay_float32_under_mixed_precision():
     keras.config.set_dtype_policy("mixed_bfloat16")
     try:
         model = kdcore.unet((16, 16, 1), 3, filters=2, depth=1)
-        assert (
-            keras.backend.standardize_dtype(model(np.zeros((1, 16, 16, 1))).dtype) == "float32"
-        )
+        assert keras.backend.standardize_dtype(model(np.zeros((1, 16, 16, 1))).dtype) == "float32"
     finally:
         keras.config.set_dtype_policy("float32")
