@@ -73,14 +73,14 @@ except kdcore.LeakageError as error:
 # %%
 order = np.argsort(maxima)
 shown = [job.cases[i] for i in order[np.linspace(0, len(order) - 1, 5).astype(int)]]
-figure, axes = plt.subplots(2, 5, figsize=(9, 4.6), layout="constrained")
-for column, c in zip(axes.T, shown, strict=True):
+figure, axes = plt.subplots(2, 5, figsize=(9, 3.4), layout="constrained")
+for number, (column, c) in enumerate(zip(axes.T, shown, strict=True)):
     middle = c.image.shape[0] // 2
     scaled = {"fitted min-max": fitted(c.image), "percentile": kdcore.normalize(c.image)}
     for axis, (name, image) in zip(column, scaled.items(), strict=True):
         axis.imshow(image[middle, ..., 0].T, origin="lower", cmap="gray", vmin=0, vmax=1)
         axis.set(xticks=[], yticks=[])
-        if column is axes.T[0]:
+        if number == 0:
             axis.set_ylabel(name)
     column[0].set_title(f"max {c.image.max():,.0f}", fontsize=9)
 figure.savefig(figures / "normalization.png", dpi=120)

@@ -59,7 +59,7 @@ summary = results.collect(
 )
 summary["check_teaching"] = report.to_dict()
 path = results.save_results(summary, job.root / "results.json")
-print(results.table(summary, {"1": "anterior", "2": "posterior"}))
+print(results.table(summary, config.DATA["labels"]))
 
 # %% [markdown]
 # Every volume is segmented by both networks, so their *difference* is known volume by
@@ -92,7 +92,7 @@ masks = {
     arm: {c: kdcore.predict_mask(network, cases[c]) for c in chosen.values()}
     for arm, network in networks.items()
 }
-figure = figures.overlays(rows, masks)
+figure = figures.overlays(rows, masks, config.DATA["labels"])
 figure.savefig(folder / "overlays.png", dpi=120)
 plt.show()
 

@@ -21,26 +21,37 @@ def loss_curves(histories: Mapping[str, Mapping[str, Sequence[float]]]) -> "Figu
     Args:
         histories: `{arm: {"loss": [...], "hard_loss": [...], "soft_loss": [...]}}`.
     """
-    figure, axes = _panels(1, len(histories), 3.4, 2.8)
+    figure, axes = _panels(1, len(histories), 3.4, 2.8, sharey=True)
+    colors = {"loss": "black", "hard_loss": COLORS[0], "soft_loss": COLORS[1]}
     for axis, (arm, history) in zip(axes[0], histories.items(), strict=True):
-        for color, (name, values) in zip(COLORS, sorted(history.items()), strict=False):
-            axis.plot(range(1, len(values) + 1), values, label=name, color=color)
+        for name, color in colors.items():
+            if name in history:
+                values = history[name]
+                axis.plot(range(1, len(values) + 1), values, label=name, color=color)
         axis.set(title=arm, xlabel="epoch", yscale="log")
+        axis.xaxis.get_major_locator().set_params(integer=True)
         axis.legend(frameon=False)
     axes[0][0].set_ylabel("loss")
     return figure
 
 
-def overlays(rows: Mapping[str, Case], columns: Mapping[str, Mapping[str, np.ndarray]]) -> "Figure":
+def overlays(
+    rows: Mapping[str, Case],
+    columns: Mapping[str, Mapping[str, np.ndarray]],
+    labels: Mapping[str, str],
+) -> "Figure":
     """Slices with masks drawn over them: a row for each case, a column for each mask.
 
     Args:
         rows: `{title: case}`; the slice with the largest reference foreground is shown.
         columns: `{title: {case_id: (D, H, W) mask}}`; the image alone and the reference
             come before them.
+        labels: Names of the foreground labels, {"1": "anterior", ...}.
     """
+    from matplotlib.patches import Patch
+
     titles = ["image", "reference", *columns]
-    figure, axes = _panels(len(rows), len(titles), 1.7, 2.1)
+    figure, axes = _panels(len(rows), len(titles), 1.7, 1.6)
     for axis, title in zip(axes[0], titles, strict=True):
         axis.set_title(title, fontsize=9)
     for axis_row, (row_title, case) in zip(axes, rows.items(), strict=True):
@@ -52,6 +63,8 @@ def overlays(rows: Mapping[str, Case], columns: Mapping[str, Mapping[str, np.nda
             if mask is not None:
                 _show_mask(axis, mask[plane])
         axis_row[0].set_ylabel(row_title, fontsize=9)
+    patches = [Patch(color=_color(int(k)), label=name) for k, name in labels.items()]
+    figure.legend(handles=patches, loc="outside lower center", ncols=len(patches), frameon=False)
     return figure
 
 
@@ -85,7 +98,9 @@ def soft_target_maps(
     return figure
 
 
-def _panels(rows: int, columns: int, width: float, height: float) -> tuple["Figure", Any]:
+def _panels(
+    rows: int, columns: int, width: float, height: float, **kwargs: Any
+) -> tuple["Figure", Any]:
     from matplotlib import pyplot
 
     return pyplot.subplots(
@@ -94,6 +109,7 @@ def _panels(rows: int, columns: int, width: float, height: float) -> tuple["Figu
         figsize=(width * columns, height * rows),
         squeeze=False,
         layout="constrained",
+        **kwargs,
     )
 
 
@@ -108,6 +124,9 @@ def _show_mask(axis: Any, mask: np.ndarray) -> None:
     for label in range(1, int(mask.max()) + 1):
         where = (mask == label).T
         if where.any():
-            color = COLORS[(label - 1) % len(COLORS)]
-            axis.contourf(where, levels=[0.5, 1.5], colors=[color], alpha=0.35)
-            axis.contour(where, levels=[0.5], colors=[color], linewidths=1.2)
+            axis.contourf(where, levels=[0.5, 1.5], colors=[_color(label)], alpha=0.35)
+            axis.contour(where, levels=[0.5], colors=[_color(label)], linewidths=1.2)
+
+
+def _color(label: int) -> str:
+    return COLORS[(label - 1) % len(COLORS)]

@@ -105,7 +105,9 @@ def test_figures_are_drawn(cases, tmp_path):
     log_p = np.log(np.full((*case.mask.shape, 3), 1 / 3))
     drawn = {
         "loss": figures.loss_curves({"a": {"loss": [2, 1], "soft_loss": [1, 0.5]}}),
-        "overlay": figures.overlays({"good": case}, {"student": {case.case_id: case.mask}}),
+        "overlay": figures.overlays(
+            {"good": case}, {"student": {case.case_id: case.mask}}, {"1": "one", "2": "two"}
+        ),
         "soft": figures.soft_target_maps(case, log_p),
     }
     for name, figure in drawn.items():
