@@ -96,3 +96,11 @@ def test_the_readmes_code_runs(tmp_path, monkeypatch):
     scope = {}
     exec(code, scope)
     assert len(scope["results"]) == 1 and (tmp_path / "student.keras").exists()
+
+
+def test_ci_calls_the_readmes_test_command():
+    command = re.search(
+        r"passes the tests:\n\n```sh\n(.*?)\n```", (ROOT / "README.md").read_text()
+    )[1]
+    assert command in (ROOT / ".ci" / "run").read_text().splitlines()
+    assert "bash .ci/run" in (ROOT / ".github" / "workflows" / "ci.yml").read_text()
