@@ -41,6 +41,9 @@ def bench() -> str:
 
 TABLES: dict[str, Callable[[], str]] = {
     "arms": lambda: results.table(seeds(), LABELS),
+    "all-labels": lambda: results.table(
+        results.load_results(RESULTS / "hippocampus-quick-all-labels.json"), LABELS
+    ),
     "seeds": lambda: results.seed_table(seeds()),
     "comparisons": lambda: results.comparison_table(seeds()),
     "tuning": lambda: rows("tuning"),

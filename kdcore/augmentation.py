@@ -1,11 +1,14 @@
 """Random changes of a slice or patch; image, mask and soft target move together."""
 
 from dataclasses import dataclass
+from functools import cache
 
 import numpy as np
 from scipy import ndimage
 
 from kdcore.voxels import IGNORE
+
+_SPACING = 16  # of the elastic deformation's control points, in voxels
 
 
 @dataclass(frozen=True)
@@ -59,6 +62,10 @@ class Augmentation:
             image: `(..., S)` float32.
             mask: `(...)` integers, −1 where unlabelled.
             soft_target: `(..., C)` log-probabilities, or None.
+
+        Returns:
+            All three. A soft target that was moved holds logits: log-probabilities up to a
+            constant in each voxel, which the losses' softmax takes away.
         """
         for axis in self.flip_axes:
             if rng.random() < 0.5:
@@ -71,15 +78,12 @@ class Augmentation:
             if mask.flat[0] != IGNORE or (mask != IGNORE).any():
                 mask = ndimage.map_coordinates(mask, coordinates, order=0, mode="nearest")
             if soft_target is not None:
-                soft_target = _sample(soft_target, coordinates)
+                soft_target = _sample_logits(soft_target, coordinates)
         return self._intensity(rng, image), mask, soft_target
 
     def _coordinates(self, rng: np.random.Generator, shape: tuple[int, ...]) -> np.ndarray:
         """Where each output voxel comes from: (rank, *shape)."""
         rank = len(shape)
-        grid = np.stack(np.meshgrid(*map(np.arange, shape), indexing="ij")).astype(np.float32)
-        center = (np.array(shape, np.float32) - 1) / 2
-        center = center.reshape(-1, *[1] * rank)
         matrix = np.eye(rank) / (1 + rng.uniform(-self.scale, self.scale))
         for i in range(rank):
             for j in range(i):
@@ -88,16 +92,22 @@ class Augmentation:
                 turn[i, i] = turn[j, j] = np.cos(angle)
                 turn[i, j], turn[j, i] = -np.sin(angle), np.sin(angle)
                 matrix = matrix @ turn
-        offset = rng.uniform(-self.shift, self.shift, rank).reshape(center.shape)
-        moved = np.tensordot(matrix.astype(np.float32), grid - center, axes=1)
-        moved += center + offset.astype(np.float32)
+        center = (np.array(shape) - 1) / 2
+        origin = center - matrix @ center + rng.uniform(-self.shift, self.shift, rank)
+        moved = np.tensordot(matrix.astype(np.float32), _grid(shape), axes=1)
+        moved += origin.astype(np.float32).reshape(-1, *[1] * rank)
         if self.elastic:
-            points = [max(2, -(-size // 16) + 1) for size in shape]
-            displacement = rng.normal(0, self.elastic, (rank, *points)).astype(np.float32)
-            zoom = [size / count for size, count in zip(shape, points, strict=True)]
-            for axis in range(rank):
-                moved[axis] += ndimage.zoom(displacement[axis], zoom, order=2, mode="nearest")
+            moved += self._displacement(rng, shape)
         return moved
+
+    def _displacement(self, rng: np.random.Generator, shape: tuple[int, ...]) -> np.ndarray:
+        """Smooth random displacement, spline-interpolated from a coarse grid of points."""
+        points = [max(2, -(-size // _SPACING) + 1) for size in shape]
+        field = rng.normal(0, self.elastic, (len(shape), *points)).astype(np.float32)
+        for axis, (size, count) in enumerate(zip(shape, points, strict=True), start=1):
+            stretched = np.tensordot(_stretch(size, count), field, axes=(1, axis))
+            field = np.moveaxis(stretched, 0, axis)
+        return field
 
     def _intensity(self, rng: np.random.Generator, image: np.ndarray) -> np.ndarray:
         if self.gamma:
@@ -107,6 +117,18 @@ class Augmentation:
             sigma = rng.uniform(0, self.noise)
             image = image + sigma * rng.standard_normal(image.shape, dtype=np.float32)
         return image.astype(np.float32, copy=False)
+
+
+@cache
+def _grid(shape: tuple[int, ...]) -> np.ndarray:
+    return np.stack(np.meshgrid(*map(np.arange, shape), indexing="ij")).astype(np.float32)
+
+
+@cache
+def _stretch(size: int, count: int) -> np.ndarray:
+    """Spline interpolation from `count` points to `size`, as a matrix: it is linear."""
+    identity = np.eye(count, dtype=np.float32)
+    return np.asarray(ndimage.zoom(identity, (size / count, 1), order=2, mode="nearest"))
 
 
 def _sample(channels: np.ndarray, coordinates: np.ndarray) -> np.ndarray:
@@ -119,4 +141,11 @@ def _sample(channels: np.ndarray, coordinates: np.ndarray) -> np.ndarray:
             order=1,
             mode="nearest",
         )
+    return out
+
+
+def _sample_logits(logits: np.ndarray, coordinates: np.ndarray) -> np.ndarray:
+    """Only differences to the first channel matter to a softmax, so it need not be sampled."""
+    out = np.zeros(logits.shape, np.float32)
+    out[..., 1:] = _sample(logits[..., 1:] - logits[..., :1], coordinates)
     return out

@@ -20,6 +20,7 @@ from kdcore.voxels import (
     check_temperature,
     dice_per_class,
     expand_weight,
+    foreground,
     log_probabilities,
     to_float,
     weighted_mean,
@@ -155,8 +156,7 @@ def regional_kd_loss(
     Args: as for `kd_loss`.
     """
     teacher_logits, student_logits = check_logits(teacher_logits, student_logits)
-    teacher_prob = ops.exp(log_probabilities(teacher_logits))[..., 1:]
-    student_prob = ops.exp(log_probabilities(student_logits))[..., 1:]
+    teacher_prob, student_prob = foreground(teacher_logits), foreground(student_logits)
     dice = ops.mean(dice_per_class(teacher_prob, student_prob, sample_weight))
     return kd_loss(teacher_logits, student_logits, temperature, sample_weight) + dice
 

@@ -92,6 +92,13 @@ def log_probabilities(logits: Tensor) -> Tensor:
     return ops.concatenate([-ops.softplus(logits), -ops.softplus(-logits)], axis=-1)
 
 
+def foreground(logits: Tensor) -> Tensor:
+    """Probabilities of all classes but the background: (B, ..., C − 1), or C = 1 as it is."""
+    if logits.shape[-1] == 1:
+        return ops.sigmoid(logits)
+    return ops.softmax(logits, axis=-1)[..., 1:]
+
+
 def weighted_mean(values: Tensor, weight: Tensor | None) -> Tensor:
     """Σ w v / Σ w; 0 if no weight is left."""
     if weight is None:

@@ -7,6 +7,7 @@ from hypothesis import given, settings
 from hypothesis import strategies as st
 
 import kdcore
+from kdcore.augmentation import _sample, _sample_logits
 from kdcore.batches import Batches, pad_to
 from kdcore.voxels import IGNORE
 
@@ -134,7 +135,7 @@ def test_augmentation_makes_no_new_labels(seed, flat):
     out = kdcore.Augmentation(flip_axes=(0,))(rng, image, mask, soft)
     assert set(np.unique(out[1])) <= {0, 2, 5}
     assert out[0].shape == image.shape and np.isfinite(out[0]).all()
-    assert out[2].shape == soft.shape and np.isfinite(out[2]).all() and out[2].max() <= 0
+    assert out[2].shape == soft.shape and np.isfinite(out[2]).all()
 
 
 def test_no_augmentation_is_the_identity(rng):
@@ -144,6 +145,23 @@ def test_no_augmentation_is_the_identity(rng):
     image = rng.random((8, 8, 1)).astype(np.float32)
     out, _, _ = nothing(rng, image, np.zeros((8, 8), np.int16))
     np.testing.assert_array_equal(out, image)
+
+
+def test_moved_soft_targets_are_interpolated_logits(rng):
+    soft = np.log(rng.dirichlet([1, 1, 1], (12, 10))).astype(np.float32)
+    coordinates = rng.uniform(0, 9, (2, 12, 10)).astype(np.float32)
+    moved = _sample_logits(soft, coordinates)
+    expected = _sample(soft, coordinates)
+    softmax = lambda z: np.exp(z) / np.exp(z).sum(-1, keepdims=True)  # noqa: E731
+    np.testing.assert_allclose(softmax(moved), softmax(expected), atol=1e-5)
+
+
+def test_elastic_displacement_is_as_large_as_it_says(rng):
+    field = np.stack(
+        [kdcore.Augmentation(elastic=2.0)._displacement(rng, (64, 48)) for _ in range(99)]
+    )
+    assert field.shape == (99, 2, 64, 48)
+    assert 1.0 < field.std() < 2.5 and np.abs(np.diff(field, axis=2)).max() < 2
 
 
 def test_rotation_turns_by_the_angle_it_says():
