@@ -88,7 +88,8 @@ def test_finished_runs_are_not_repeated(msd_folder, runs, monkeypatch):
 
 @pytest.mark.parametrize("path", EXAMPLES, ids=lambda path: path.stem)
 def test_is_in_py_percent_format(path):
-    jupytext = pytest.importorskip("jupytext", reason="jupytext comes with the site's sessions")
+    import jupytext
+
     notebook = jupytext.read(path)
     kinds = {cell.cell_type for cell in notebook.cells}
     assert kinds == {"markdown", "code"} and notebook.cells[0].cell_type == "markdown"
