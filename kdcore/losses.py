@@ -62,7 +62,9 @@ def kd_loss(
     """
     temperature = check_temperature(temperature)
     teacher_logits, student_logits = check_logits(teacher_logits, student_logits)
-    divergence = _divergence(teacher_logits / temperature, student_logits / temperature)
+    log_p = log_probabilities(teacher_logits / temperature)
+    log_q = log_probabilities(student_logits / temperature)
+    divergence = _divergence(log_p, log_q)
     return temperature**2 * weighted_mean(divergence, sample_weight)
 
 
@@ -107,7 +109,9 @@ def channel_wise_loss(
         log_weight = ops.where(weight > 0, log_weight, -1e9)[..., None]
         teacher_map, student_map = teacher_map + log_weight, student_map + log_weight
         image_weight = ops.max(weight, axis=tuple(range(1, len(weight.shape))))
-    divergence = _softmax_divergence(_space_last(teacher_map), _space_last(student_map))
+    log_p = ops.log_softmax(_space_last(teacher_map))
+    log_q = ops.log_softmax(_space_last(student_map))
+    divergence = _divergence(log_p, log_q)
     return temperature**2 * weighted_mean(divergence, image_weight)
 
 
@@ -175,15 +179,8 @@ def mean_teacher_logits(logits: Sequence[Tensor]) -> Tensor:
     return mean if logits[0].shape[-1] > 1 else mean[..., 1:] - mean[..., :1]
 
 
-def _divergence(teacher_logits: Tensor, student_logits: Tensor) -> Tensor:
+def _divergence(log_p: Tensor, log_q: Tensor) -> Tensor:
     """KL over the last axis: (B, ..., C) -> (B, ...)."""
-    log_p = log_probabilities(teacher_logits)
-    log_q = log_probabilities(student_logits)
-    return ops.sum(ops.exp(log_p) * (log_p - log_q), axis=-1)
-
-
-def _softmax_divergence(teacher_logits: Tensor, student_logits: Tensor) -> Tensor:
-    log_p, log_q = ops.log_softmax(teacher_logits), ops.log_softmax(student_logits)
     return ops.sum(ops.exp(log_p) * (log_p - log_q), axis=-1)
 
 
