@@ -14,6 +14,7 @@ from kdcore.nnunet import NNUNetProbabilities
 from kdcore.normalization import fit_minmax, normalize
 from kdcore.reading import read_case, read_msd, save_mask
 from kdcore.runs import Run
+from kdcore.simulate import Simulation, simulate_cases
 from kdcore.soft_targets import SoftTargets
 from kdcore.splits import LeakageError, Split, split_cases
 from kdcore.statistics import compare
@@ -29,6 +30,7 @@ __all__ = [
     "LeakageError",
     "NNUNetProbabilities",
     "Run",
+    "Simulation",
     "SoftTargets",
     "Split",
     "StudentCheckpoint",
@@ -51,6 +53,7 @@ __all__ = [
     "read_msd",
     "regional_kd_loss",
     "save_mask",
+    "simulate_cases",
     "soft_dice_loss",
     "split_cases",
     "surface_distances",

@@ -1,7 +1,8 @@
 """`Case`: one scan, checked once when it is made."""
 
+import mmap
 from collections.abc import Sequence
-from dataclasses import dataclass
+from dataclasses import dataclass, replace
 from pathlib import Path
 from typing import Any
 
@@ -10,11 +11,12 @@ import numpy as np
 
 @dataclass(frozen=True, eq=False)
 class Case:
-    """One scan. `eq` is identity; arrays are read-only copies.
+    """One scan. `eq` is identity; arrays are read-only, copies unless memory-mapped.
 
     Attributes:
         case_id: Name of the scan, unique in a data set.
-        image: `(D, H, W, S)` float32, finite, in the file's axis order.
+        image: `(D, H, W, S)` float32, finite, in the file's axis order; a read-only
+            `np.memmap` stays on disk.
         mask: `(D, H, W)` uint8 label map, or None for a scan without labels.
         spacing_mm: Voxel size along D, H and W, in millimetres.
         sequences: Names of the S sequences ("T1", "FLAIR", ...).
@@ -49,8 +51,23 @@ class Case:
                 )
             object.__setattr__(self, "mask", _frozen(mask, np.uint8))
 
+    def select(self, sequences: Sequence[str]) -> "Case":
+        """The same scan with only these sequences, in this order."""
+        sequences = tuple(sequences)
+        if sequences == self.sequences:
+            return self
+        missing = [name for name in sequences if name not in self.sequences]
+        if missing or not sequences:
+            raise ValueError(
+                f"{self.case_id} has the sequences {self.sequences}. Received: {sequences}."
+            )
+        index = [self.sequences.index(name) for name in sequences]
+        return replace(self, image=self.image[..., index], sequences=sequences)
+
 
 def _frozen(array: Any, dtype: Any) -> np.ndarray:
+    if isinstance(array, np.memmap) and array.mode == "r" and array.dtype == dtype:
+        return array  # stays on disk
     copy = np.array(array, dtype=dtype)
     copy.flags.writeable = False
     return copy
@@ -66,11 +83,14 @@ def _check_image(
             f"{case_id}: {image.shape[-1]} sequences in the image, {len(sequences)} names: "
             f"{tuple(sequences)}."
         )
-    bad = int(image.size - np.count_nonzero(np.isfinite(image)))
+    bad = sum(plane.size - np.count_nonzero(np.isfinite(plane)) for plane in image)
     if bad:
         raise ValueError(
             f"{case_id}: {bad} voxels are NaN or infinite. Repair the scan or leave it out."
         )
+    # What was read for the check need not stay in memory.
+    if isinstance(image, np.memmap) and hasattr(mmap, "MADV_DONTNEED"):
+        image._mmap.madvise(mmap.MADV_DONTNEED)  # type: ignore[attr-defined]
     if len(spacing) != 3 or not all(np.isfinite(s) and s > 0 for s in spacing):
         raise ValueError(f"{case_id}: spacing_mm must be 3 sizes > 0 mm. Received: {spacing}.")
 
