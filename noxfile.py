@@ -18,6 +18,7 @@ nox.options.reuse_existing_virtualenvs = True
 ROOT = Path(__file__).parent
 PROJECT = nox.project.load_toml("pyproject.toml")
 EXAMPLES = sorted((ROOT / "examples").glob("0*.py"))
+MAIN_JOB = EXAMPLES[:5]
 QUIET = {"TF_CPP_MIN_LOG_LEVEL": "3", "PYTHONUNBUFFERED": "1"}
 
 if not (3, 11) <= sys.version_info[:2] <= (3, 13):
@@ -36,10 +37,21 @@ def install(session: nox.Session, *extras: str, groups: tuple[str, ...] = ()) ->
 
 @nox.session
 def reproduce(session: nox.Session) -> None:
-    """The main job: teacher, student, baseline. `-- --tier smoke|quick|full --data-dir DIR`."""
+    """The main job: teacher, student, baseline. `-- --data hippocampus --tier smoke|quick|full`."""
     install(session, "tensorflow", "figures")
-    for example in EXAMPLES:
+    for example in MAIN_JOB:
         session.run("python", str(example), *session.posargs, env=QUIET)
+
+
+@nox.session
+def example(session: nox.Session) -> None:
+    """One example by its number: `-- 07 --tier smoke|quick|full`."""
+    number, *arguments = session.posargs or [""]
+    chosen = [path for path in EXAMPLES if path.name.startswith(number)]
+    if len(chosen) != 1:
+        session.error(f"Give one of the numbers {', '.join(p.name[:2] for p in EXAMPLES)}.")
+    install(session, "tensorflow", "figures")
+    session.run("python", str(chosen[0]), *arguments, env=QUIET)
 
 
 @nox.session
@@ -69,10 +81,10 @@ def backend(session: nox.Session, name: str) -> None:
 
 
 @nox.session
-def seeds(session: nox.Session) -> None:
-    """The main job with several seeds, resumable. `-- --seeds 10 --out docs/results/x.json`."""
+def study(session: nox.Session) -> None:
+    """Several seeds and numbers of labels, resumable. `-- --study main|cross-modal --seeds 3`."""
     install(session, "tensorflow", "figures")
-    session.run("python", "-m", "kdcore.seeds", *session.posargs, env=QUIET)
+    session.run("python", "-m", "kdcore.study", *session.posargs, env=QUIET)
 
 
 @nox.session

@@ -1,9 +1,9 @@
 # %% [markdown]
 # # 2 · Train the teacher
 #
-# A 3-D U-Net of 0.55 M parameters learns from the eight labelled volumes: soft Dice plus
-# cross-entropy, augmented patches, AdamW. It sees the neighbouring slices, which the
-# student will not: a soft target is a map of a *case*, so a 3-D network can teach a 2-D one.
+# A large U-Net learns from the few labelled scans: soft Dice plus cross-entropy, augmented
+# patches, AdamW. It is a 3-D network that sees the neighbouring slices, which the student
+# will not: a soft target is a map of a *case*, so a 3-D network can teach a 2-D one.
 #
 # About 3 minutes on 2 CPU cores.
 
@@ -15,8 +15,7 @@ from kdcore import experiment
 from kdcore.metrics import mean_dice
 
 job = experiment.from_arguments()
-seed = 0
-config, training = job.config, job.config.teacher
+training = job.training("teacher")
 print(training)
 
 # %% [markdown]
@@ -24,16 +23,16 @@ print(training)
 # interrupted it goes on, if it is finished it is not done again.
 
 # %%
-run = job.run("teacher", seed)
-batches = job.batches("teacher", seed)
+run = job.run("teacher")
+batches = job.batches("teacher")
 
 if not run.finished:
-    keras.utils.set_random_seed(seed)
+    keras.utils.set_random_seed(job.seed)
     teacher = kdcore.unet(
         job.input_shape("teacher"),
-        num_classes=3,
+        num_classes=job.task.num_classes,
         filters=training.filters,
-        depth=config.depth,
+        depth=job.config.depth,
         name="teacher",
     )
     job.compile(teacher, "teacher")  # AdamW, warm-up and cosine decay, DiceCrossEntropy
@@ -44,12 +43,12 @@ teacher = run.load()
 teacher.summary(line_length=90)
 
 # %% [markdown]
-# `evaluate` puts the slices of each test volume back together and measures in 3-D. An
-# average over slices would reward slices without any hippocampus.
+# `evaluate` puts the slices of each test scan back together and measures in 3-D. An
+# average over slices would reward slices without any foreground.
 
 # %%
 result = run.result
 print(f"{teacher.count_params():,} parameters, {result['training_seconds']:.0f} s of training")
-print(f"mean Dice: {result['validation_dice']:.3f} on validation volumes")
-print(f"           {mean_dice(result['per_case']):.3f} on test volumes")
+print(f"mean Dice: {result['validation_dice']:.3f} on validation scans")
+print(f"           {mean_dice(result['per_case']):.3f} on test scans ({job.task.name})")
 print(f"run: {run.folder}")

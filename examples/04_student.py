@@ -1,15 +1,15 @@
 # %% [markdown]
 # # 4 · Distil the student
 #
-# The student, a 2-D U-Net, has an eighteenth of the teacher's parameters. It learns from
+# The student, a 2-D U-Net, has a fraction of the teacher's parameters. It learns from
 #
 # $$L = (1-\alpha)\,L_\text{hard}(y, z_s) + \alpha\,L_\text{soft}(z_t, z_s)$$
 #
 # with $L_\text{soft}$ = T² · mean KL between the softened outputs + soft Dice between the
-# probabilities. A quarter of each batch are slices with labels; the rest comes from
-# volumes whose labels nobody drew, and there the teacher alone speaks.
+# probabilities. A part of each batch are slices with labels; the rest comes from scans
+# whose labels nobody drew, and there the teacher alone speaks.
 #
-# About 3 minutes on 2 CPU cores.
+# About 2 minutes on 2 CPU cores.
 
 # %%
 import keras
@@ -19,16 +19,15 @@ from kdcore import experiment
 from kdcore.metrics import mean_dice
 
 job = experiment.from_arguments()
-seed = 0
-config, training = job.config, job.config.student
-soft_targets = job.soft_targets()  # opens what example 3 wrote
-print(training, f"temperature {config.temperature}, alpha {config.alpha}")
+training = job.training("student")
+soft_targets = job.soft_targets("student")  # opens what example 3 wrote
+print(training)
 
 # %% [markdown]
-# Each batch brings the mask, −1 where a volume has no labels, and the soft targets.
+# Each batch brings the mask, −1 where a scan has no labels, and the soft targets.
 
 # %%
-batches = job.batches("student", seed, soft_targets)
+batches = job.batches("student", soft_targets)
 x, y = batches[0]
 unlabelled = (y["mask"] == -1).all(axis=(1, 2)).sum()
 print(x.shape, {name: array.shape for name, array in y.items()})
@@ -38,23 +37,27 @@ print(f"{unlabelled} of {len(x)} slices without labels")
 # `Distiller` is a Keras model around the student. Only the student learns.
 
 # %%
-run = job.run("student", seed, soft_targets)
+run = job.run("student", soft_targets)
 if not run.finished:
-    keras.utils.set_random_seed(seed)
+    keras.utils.set_random_seed(job.seed)
     student = kdcore.unet(
         job.input_shape("student"),
-        num_classes=3,
+        num_classes=job.task.num_classes,
         filters=training.filters,
-        depth=config.depth,
+        depth=job.config.depth,
         name="student",
     )
-    distiller = kdcore.Distiller(student, temperature=config.temperature, alpha=config.alpha)
+    distiller = kdcore.Distiller(
+        student,
+        temperature=training.distillation.temperature,
+        alpha=training.distillation.alpha,
+    )
     job.compile(distiller, "student")
     run.fit(distiller, batches, epochs=job.epochs("student"))
     job.finish(run, distiller)
 
 student, result = run.load(), run.result
 print(f"{student.count_params():,} parameters, {result['training_seconds']:.0f} s of training")
-print(f"mean Dice: {result['validation_dice']:.3f} on validation volumes")
-print(f"           {mean_dice(result['per_case']):.3f} on test volumes")
+print(f"mean Dice: {result['validation_dice']:.3f} on validation scans")
+print(f"           {mean_dice(result['per_case']):.3f} on test scans ({job.task.name})")
 print(f"run: {run.folder}")

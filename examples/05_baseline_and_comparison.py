@@ -3,7 +3,7 @@
 #
 # The question is not whether the student is good but whether it is better *than the same
 # network trained without the teacher*: same weights at the start, same optimizer, same
-# number of steps, settings chosen on the same validation volumes with the same effort.
+# number of steps, settings chosen on the same validation scans with the same effort.
 #
 # About 3 minutes on 2 CPU cores.
 
@@ -12,23 +12,21 @@ import matplotlib.pyplot as plt
 import numpy as np
 
 import kdcore
-from kdcore import config, experiment, figures, results
+from kdcore import experiment, figures, results, study
 from kdcore.metrics import case_dice
 
 job = experiment.from_arguments()
-seed = 0
 folder = job.root / "figures"
 folder.mkdir(parents=True, exist_ok=True)
 
 # %%
-soft_targets = job.soft_targets()
-runs = {arm: experiment.train(job, arm, seed, verbose="auto") for arm in config.ARMS}
+runs = {arm: experiment.train(job, arm, verbose="auto") for arm in job.config.arms}
 networks = {arm: run.load() for arm, run in runs.items()}
 
 # %% [markdown]
 # ## Is the teacher teaching?
 #
-# Distillation fails silently, so it is checked, on validation volumes.
+# Distillation fails silently, so it is checked, on validation scans.
 
 # %%
 report = kdcore.check_teaching(
@@ -36,8 +34,8 @@ report = kdcore.check_teaching(
     networks["student"],
     job.take("validation"),
     baseline=networks["baseline"],
-    student_before=job.network("student", seed),
-    temperature=job.config.temperature,
+    student_before=job.network("student"),
+    temperature=job.training("student").distillation.temperature,
     split=job.split,
 )
 print(report)
@@ -45,29 +43,23 @@ print(report)
 # %% [markdown]
 # ## The table
 #
-# Per test volume, in 3-D. Surface Dice: share of the surface within 1 mm. HD95: 95th
+# Per test scan, in 3-D. Surface Dice: share of the surface within 1 mm. HD95: 95th
 # percentile of the distance between the surfaces.
 
 # %%
-summary = results.collect(
-    study=f"{job.config.data}-{job.tier}",
-    runs=runs.values(),
-    pairs=[("student", "baseline"), ("student", "teacher"), ("teacher", "baseline")],
-    data=config.DATA,
-    config=config.describe(job.config),
-    volume=config.VOLUME,
-)
+summary = study.summarize(job, runs.values())
 summary["check_teaching"] = report.to_dict()
 path = results.save_results(summary, job.root / "results.json")
-print(results.table(summary, config.DATA["labels"]))
+print(job.task.name)
+print(results.table(summary, job.task.scored))
 
 # %% [markdown]
-# Every volume is segmented by both networks, so their *difference* is known volume by
-# volume. The interval says how far the mean difference would move with other volumes like
+# Every scan is segmented by both networks, so their *difference* is known scan by
+# scan. The interval says how far the mean difference would move with other scans like
 # these, for this one seed; it does not contain the luck of the training.
 
 # %%
-print(results.comparison_table(summary))
+print(results.comparison_table(summary, job.task.scored))
 
 # %% [markdown]
 # ## Loss curves
@@ -80,10 +72,11 @@ plt.show()
 # %% [markdown]
 # ## Good, median and bad
 #
-# The student's best, median and worst test volume.
+# The student's best, median and worst test scan.
 
 # %%
 scores = {c: case_dice(entry) for c, entry in runs["student"].result["per_case"].items()}
+scores = {c: score for c, score in scores.items() if np.isfinite(score)}
 ranked = sorted(scores, key=lambda c: scores[c])
 chosen = {"good": ranked[-1], "median": ranked[len(ranked) // 2], "bad": ranked[0]}
 cases = {case.case_id: case for case in job.take("test")}
@@ -92,7 +85,8 @@ masks = {
     arm: {c: kdcore.predict_mask(network, cases[c]) for c in chosen.values()}
     for arm, network in networks.items()
 }
-figure = figures.overlays(rows, masks, config.DATA["labels"])
+figure = figures.overlays(rows, masks, job.task.labels)
+figure.suptitle(job.task.name, fontsize=9)
 figure.savefig(folder / "overlays.png", dpi=120)
 plt.show()
 
@@ -100,8 +94,7 @@ plt.show()
 # ## Where everything lies
 
 # %%
-worst = np.nanmin(list(scores.values()))
-print(f"worst test volume of the student: Dice {worst:.3f}")
+print(f"worst test scan of the student: Dice {min(scores.values()):.3f}")
 print(f"results:  {path}")
 print(f"figures:  {folder}")
 for arm, run in runs.items():

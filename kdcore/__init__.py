@@ -17,7 +17,7 @@ from kdcore.runs import Run
 from kdcore.simulate import Simulation, simulate_cases
 from kdcore.soft_targets import SoftTargets
 from kdcore.splits import LeakageError, Split, split_cases
-from kdcore.statistics import compare
+from kdcore.statistics import compare, gap_closed
 from kdcore.unet import unet
 
 __all__ = [
@@ -44,6 +44,7 @@ __all__ = [
     "dice_cross_entropy",
     "evaluate",
     "fit_minmax",
+    "gap_closed",
     "hippocampus_folder",
     "kd_loss",
     "normalize",

@@ -1,21 +1,30 @@
-"""Settings of the main job. The smoke run is a smaller value of them, not another path."""
+"""Settings of the studies. The smoke run is a smaller value of them, not another path."""
 
+from collections.abc import Mapping
 from dataclasses import asdict, dataclass, field, replace
 from typing import Any
 
 from kdcore.augmentation import Augmentation
 
-ARMS = ("teacher", "student", "baseline")
-NUM_CLASSES = 3
 STEPS_AN_EPOCH = 100
-VOLUME = (40, 64, 48)
-"""A usual volume, for the cost of a network."""
-DATA = {
-    "name": "Medical Segmentation Decathlon, Task04 Hippocampus",
-    "licence": "CC BY-SA 4.0",
-    "cite": ["https://arxiv.org/abs/1902.09063", "https://doi.org/10.1038/s41467-022-30695-9"],
-    "labels": {"1": "anterior", "2": "posterior"},
-}
+
+
+@dataclass(frozen=True)
+class Distillation:
+    """What a student gets from its teacher.
+
+    Attributes:
+        teacher: The arm whose soft targets it learns from.
+        unlabelled: Whether the unlabelled training cases are used as well.
+        labelled_share: Share of labelled slices in its batches, if they are.
+        temperature, alpha: As for `Distiller`; alpha weighs the soft loss.
+    """
+
+    teacher: str = "teacher"
+    unlabelled: bool = True
+    labelled_share: float = 0.25
+    temperature: float = 2.0
+    alpha: float = 0.9
 
 
 @dataclass(frozen=True)
@@ -29,6 +38,8 @@ class Training:
         shape: `(height, width)` of slices, or `(depth, height, width)` of patches, in
             voxels; it decides whether the U-Net is 2-D or 3-D.
         batch_size: Slices or patches a step.
+        sequences: The sequences it sees; None means all.
+        distillation: None for an arm that learns from labels alone.
     """
 
     filters: int
@@ -36,68 +47,119 @@ class Training:
     learning_rate: float
     shape: tuple[int, ...] = (64, 48)
     batch_size: int = 16
+    sequences: tuple[str, ...] | None = None
+    distillation: Distillation | None = None
 
 
 @dataclass(frozen=True)
 class Config:
-    """Settings of the main job; see `TIERS` for the values.
+    """Settings of one experiment; see `STUDIES` for the values.
 
     Attributes:
-        data: Name of the data set.
+        task: Name of one of `TASKS`.
         num_labelled, num_validation, num_test: Cases; the others are unlabelled.
+        arms: How each arm is trained; a teacher stands before its students.
         num_cases: Use only the first so many cases; None uses all.
-        teacher, student, baseline: How each arm is trained.
         depth: Of the U-Nets.
-        labelled_share: Share of labelled slices in the student's batches.
-        temperature, alpha: Of the distillation; alpha weighs the soft loss.
         augmentation: Of all arms alike.
     """
 
-    data: str
+    task: str
     num_labelled: int
     num_validation: int
     num_test: int
-    teacher: Training
-    student: Training
-    baseline: Training
+    arms: Mapping[str, Training]
     num_cases: int | None = None
     depth: int = 3
-    labelled_share: float = 0.25
-    temperature: float = 2.0
-    alpha: float = 0.9
     augmentation: Augmentation = field(default_factory=Augmentation)
 
-
-QUICK = Config(
-    data="hippocampus",
-    num_labelled=8,
-    num_validation=20,
-    num_test=60,
-    teacher=Training(filters=10, steps=1200, learning_rate=5e-3, shape=(32, 48, 32), batch_size=2),
-    student=Training(filters=4, steps=2000, learning_rate=2e-2),
-    baseline=Training(filters=4, steps=2000, learning_rate=2e-2),
-)
-FULL = replace(
-    QUICK,
-    teacher=replace(QUICK.teacher, steps=3600),
-    student=replace(QUICK.student, steps=6000),
-    baseline=replace(QUICK.baseline, steps=6000),
-)
-_SMALL = Training(filters=2, steps=4, learning_rate=1e-2, shape=(32, 24), batch_size=4)
-SMOKE = replace(
-    QUICK,
-    num_cases=10,
-    num_labelled=2,
-    num_validation=2,
-    num_test=3,
-    depth=1,
-    teacher=replace(_SMALL, filters=8, shape=(8, 32, 24), batch_size=2),
-    student=_SMALL,
-    baseline=_SMALL,
-)
-TIERS = {"smoke": SMOKE, "quick": QUICK, "full": FULL}
+    def __post_init__(self) -> None:
+        known: list[str] = []
+        for name, arm in self.arms.items():
+            if arm.distillation is not None and arm.distillation.teacher not in known:
+                raise ValueError(
+                    f"The teacher of {name} is {arm.distillation.teacher!r}, which is none of the "
+                    f"arms before it: {known}."
+                )
+            known.append(name)
 
 
 def describe(config: Config) -> dict[str, Any]:
     """The settings as JSON values."""
     return asdict(config)
+
+
+_STUDENT = Training(filters=4, steps=2000, learning_rate=2e-2)
+HIPPOCAMPUS = Config(
+    task="hippocampus",
+    num_labelled=8,
+    num_validation=20,
+    num_test=60,
+    arms={
+        "teacher": Training(10, steps=1200, learning_rate=5e-3, shape=(32, 48, 32), batch_size=2),
+        "student": replace(_STUDENT, distillation=Distillation()),
+        "baseline": _STUDENT,
+    },
+)
+
+
+def longer(config: Config, factor: int) -> Config:
+    """Every arm trained `factor` times as long."""
+    arms = {k: replace(arm, steps=factor * arm.steps) for k, arm in config.arms.items()}
+    return replace(config, arms=arms)
+
+
+def smoke(config: Config) -> Config:
+    """Ten cases, a few steps and filters: to see that it runs."""
+    arms = {
+        name: replace(
+            arm,
+            filters=max(2, arm.filters // 2),
+            steps=4,
+            shape=(8, 32, 24)[-len(arm.shape) :],
+            batch_size=min(4, arm.batch_size),
+        )
+        for name, arm in config.arms.items()
+    }
+    return replace(
+        config, arms=arms, depth=1, num_cases=10, num_labelled=2, num_validation=2, num_test=3
+    )
+
+
+def tiers(quick: Config) -> dict[str, Config]:
+    """The three sizes of an experiment."""
+    return {"smoke": smoke(quick), "quick": quick, "full": longer(quick, 3)}
+
+
+_SIMULATED_STUDENT = Training(filters=4, steps=1500, learning_rate=2e-2, shape=(64, 56))
+SIMULATED = Config(
+    task="simulated",
+    num_cases=200,
+    num_labelled=8,
+    num_validation=20,
+    num_test=60,
+    arms={
+        "teacher": Training(10, steps=1000, learning_rate=5e-3, shape=(32, 48, 32), batch_size=2),
+        "student": replace(_SIMULATED_STUDENT, distillation=Distillation()),
+        "baseline": _SIMULATED_STUDENT,
+    },
+)
+_T1 = Training(filters=8, steps=1500, learning_rate=1e-2, shape=(64, 56), sequences=("T1",))
+CROSS_MODAL = Config(
+    task="simulated",
+    num_cases=240,
+    num_labelled=20,
+    num_validation=20,
+    num_test=60,
+    arms={
+        "teacher": Training(16, steps=1000, learning_rate=5e-3, shape=(64, 56)),
+        "baseline": _T1,
+        "student": replace(_T1, distillation=Distillation()),
+        "student-labelled": replace(_T1, distillation=Distillation(unlabelled=False)),
+    },
+)
+STUDIES = {
+    "main": {"simulated": tiers(SIMULATED), "hippocampus": tiers(HIPPOCAMPUS)},
+    "cross-modal": {"simulated": tiers(CROSS_MODAL)},
+}
+"""`[study][data][tier]`; the first data set of a study is its default."""

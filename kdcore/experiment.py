@@ -1,4 +1,4 @@
-"""The main job as settings and functions: teacher -> soft targets -> student, baseline.
+"""An experiment as settings and functions: teacher -> soft targets -> student, baseline.
 
 The examples walk through it step by step; `train` is the same in one call, for studies
 over many seeds.
@@ -8,7 +8,7 @@ import argparse
 import os
 import sys
 from collections.abc import Sequence
-from dataclasses import asdict
+from dataclasses import asdict, replace
 from functools import cached_property
 from pathlib import Path
 
@@ -16,50 +16,50 @@ import keras
 
 from kdcore.batches import Batches
 from kdcore.cases import Case
-from kdcore.config import ARMS, NUM_CLASSES, QUICK, STEPS_AN_EPOCH, TIERS, Config, Training
-from kdcore.datasets import hippocampus_folder
+from kdcore.config import STEPS_AN_EPOCH, STUDIES, Config, Training
 from kdcore.distiller import Distiller
 from kdcore.files import digest
 from kdcore.hard_losses import DiceCrossEntropy
 from kdcore.metrics import evaluate, evaluate_with_calibration, mean_dice
-from kdcore.reading import read_msd
 from kdcore.runs import Run
 from kdcore.soft_targets import SoftTargets
 from kdcore.splits import Split, split_cases
+from kdcore.tasks import TASKS
 from kdcore.unet import unet
 
 
 class Experiment:
-    """Data, split and run folders of one configuration.
+    """Data, split and run folders of one configuration and one seed.
 
     Args:
         config: The settings.
-        tier: Their name, for the folder.
+        name: Of the experiment, for its folder.
         root: Folder of all runs.
-        data_dir: Folder of the data; see `hippocampus_folder`.
-        draw: Which training cases are the labelled ones; validation and test stay.
+        data_dir: Folder of the data; None for those that need none or are found.
+        seed: Of weights and batches, and of the draw of the labelled cases among the
+            training cases; validation and test cases are the same for every seed.
     """
 
     def __init__(
         self,
-        config: Config = QUICK,
-        tier: str = "quick",
+        config: Config,
+        name: str = "experiment",
         root: str | Path = "runs",
         data_dir: str | Path | None = None,
-        draw: int = 0,
+        seed: int = 0,
     ) -> None:
-        self.config, self.tier, self.data_dir, self.draw = config, tier, data_dir, draw
-        self.root = Path(root) / f"{config.data}-{tier}"
+        self.config, self.name, self.data_dir, self.seed = config, name, data_dir, seed
+        self.root = Path(root) / name
+        self.task = TASKS[config.task]
 
     @cached_property
     def cases(self) -> list[Case]:
-        """All cases of the data set, sorted by id."""
-        cases = read_msd(hippocampus_folder(self.data_dir))
-        return cases[: self.config.num_cases]
+        """All cases of the task, sorted by id."""
+        return self.task.read(self.data_dir, self.config.num_cases)
 
     @cached_property
     def split(self) -> Split:
-        """Drawn by case, with a fixed seed."""
+        """Drawn by case; only the labelled cases depend on the seed."""
         config = self.config
         split = split_cases(
             [case for case in self.cases if case.mask is not None],
@@ -67,29 +67,40 @@ class Experiment:
             config.num_validation,
             config.num_test,
         )
-        return split.redraw_labelled(self.draw) if self.draw else split
+        return split.redraw_labelled(self.seed) if self.seed else split
 
-    def take(self, part: str) -> list[Case]:
-        """The cases of one part of the split."""
-        return self.split.take(self.cases, part)
+    def with_seed(self, seed: int, num_labelled: int | None = None) -> "Experiment":
+        """The same experiment with another seed, and perhaps another number of labels."""
+        config = replace(self.config, num_labelled=num_labelled or self.config.num_labelled)
+        other = Experiment(config, self.name, self.root.parent, self.data_dir, seed)
+        other.cases = self.cases
+        other.data_digest = self.data_digest
+        return other
 
-    def network(self, arm: str, seed: int) -> keras.Model:
-        """The arm's U-Net; student and baseline of one seed start from the same weights."""
-        keras.utils.set_random_seed(seed)
-        training = self.training(arm)
-        return unet(self.input_shape(arm), NUM_CLASSES, training.filters, self.config.depth, arm)
-
-    def input_shape(self, arm: str) -> tuple[int | None, ...]:
-        """Slices are all of one size; a 3-D network takes volumes of any size."""
-        shape = self.training(arm).shape
-        return (*(shape if len(shape) == 2 else [None] * 3), 1)
+    def take(self, part: str, arm: str | None = None) -> list[Case]:
+        """The cases of one part of the split, with the sequences that `arm` sees."""
+        cases = self.split.take(self.cases, part)
+        sequences = None if arm is None else self.training(arm).sequences
+        return cases if sequences is None else [case.select(sequences) for case in cases]
 
     def training(self, arm: str) -> Training:
         """The arm's settings."""
-        if arm not in ARMS:
-            raise ValueError(f"arm must be one of {ARMS}. Received: {arm!r}.")
-        training: Training = getattr(self.config, arm)
-        return training
+        if arm not in self.config.arms:
+            raise ValueError(f"arm must be one of {list(self.config.arms)}. Received: {arm!r}.")
+        return self.config.arms[arm]
+
+    def network(self, arm: str) -> keras.Model:
+        """The arm's U-Net; networks of one seed and shape start from the same weights."""
+        keras.utils.set_random_seed(self.seed)
+        filters, depth = self.training(arm).filters, self.config.depth
+        return unet(self.input_shape(arm), self.task.num_classes, filters, depth, arm)
+
+    def input_shape(self, arm: str) -> tuple[int | None, ...]:
+        """Slices are all of one size; a 3-D network takes volumes of any size."""
+        training = self.training(arm)
+        sequences = training.sequences or self.cases[0].sequences
+        space = training.shape if len(training.shape) == 2 else (None, None, None)
+        return (*space, len(sequences))
 
     def compile(self, model: keras.Model, arm: str) -> keras.Model:
         """Compile with the arm's optimizer and the hard loss, and return the model."""
@@ -116,91 +127,124 @@ class Experiment:
         """Epochs of `STEPS_AN_EPOCH` steps."""
         return max(1, self.training(arm).steps // STEPS_AN_EPOCH)
 
-    def batches(self, arm: str, seed: int, soft_targets: SoftTargets | None = None) -> Batches:
-        """The student sees labelled and unlabelled slices, the others labelled ones."""
+    def batches(self, arm: str, soft_targets: SoftTargets | None = None) -> Batches:
+        """Labelled slices, and the unlabelled ones where a teacher speaks for them."""
         training = self.training(arm)
-        cases = self.take("labelled")
-        if soft_targets is not None:
-            cases = cases + self.take("unlabelled")
+        distillation = training.distillation
         return Batches(
-            cases,
+            self._training_cases(arm),
             training.shape,
             training.batch_size,
             soft_targets=soft_targets,
             augmentation=self.config.augmentation,
-            labelled_share=self.config.labelled_share,
+            labelled_share=distillation.labelled_share if distillation else None,
             num_batches=min(STEPS_AN_EPOCH, training.steps),
-            seed=seed,
+            seed=self.seed,
         )
 
-    def run(self, arm: str, seed: int, soft_targets: SoftTargets | None = None) -> Run:
+    def run(self, arm: str, soft_targets: SoftTargets | None = None) -> Run:
         """The arm's run folder."""
         settings = asdict(self.config)
-        training = asdict(self.training(arm))
-        for other in ARMS:
-            del settings[other]
-        if soft_targets is None:
-            for name in ("temperature", "alpha", "labelled_share"):
-                del settings[name]
-        else:
+        del settings["arms"]
+        settings |= {"training": asdict(self.training(arm)), "data_digest": self.data_digest}
+        if soft_targets is not None:
             settings["soft_targets"] = soft_targets.digest()
-        data = [digest(c.image, c.mask if c.mask is not None else None) for c in self.cases]
-        settings |= {"training": training, "data_digest": digest(data)}
-        return Run(self.root, arm, seed, settings, self.split)
+        return Run(self.root, arm, self.seed, settings, self.split)
 
-    def soft_targets(self) -> SoftTargets:
-        """The teacher's labels of all training cases; trained and written where missing."""
-        teacher = train(self, "teacher", seed=0)
+    @cached_property
+    def data_digest(self) -> str:
+        """Of all images and masks."""
+        return digest([digest(case.image, case.mask) for case in self.cases])
+
+    def soft_targets(self, arm: str = "student") -> SoftTargets | None:
+        """What the arm's teacher says of its training cases; trained and written if missing.
+
+        None for an arm without a teacher.
+        """
+        distillation = self.training(arm).distillation
+        if distillation is None:
+            return None
+        teacher = train(self, distillation.teacher)
         folder = teacher.folder.with_name(f"soft-targets-{teacher.folder.name}")
-        cases = self.take("labelled") + self.take("unlabelled")
+        cases = self.take("labelled", distillation.teacher)
+        cases += self.take("unlabelled", distillation.teacher)
         return SoftTargets.write(teacher.load(), cases, folder, split=self.split)
 
     def finish(self, run: Run, model: keras.Model) -> Run:
         """Evaluate on the test cases and write the run's result."""
-        scores, beliefs = evaluate_with_calibration(model, self.take("test"), split=self.split)
-        validation = evaluate(model, self.take("validation"), split=self.split, part="validation")
-        run.finish(model, scores, calibration=beliefs, validation_dice=mean_dice(validation))
+        test, validation = (self.take(part, run.arm) for part in ("test", "validation"))
+        regions = self.task.regions
+        scores, beliefs = evaluate_with_calibration(model, test, regions=regions, split=self.split)
+        chosen_on = evaluate(
+            model, validation, regions=regions, split=self.split, part="validation"
+        )
+        run.finish(model, scores, calibration=beliefs, validation_dice=mean_dice(chosen_on))
         return run
 
+    def _training_cases(self, arm: str) -> list[Case]:
+        distillation = self.training(arm).distillation
+        cases = self.take("labelled", arm)
+        if distillation is not None and distillation.unlabelled:
+            cases += self.take("unlabelled", arm)
+        return cases
 
-def train(experiment: Experiment, arm: str, seed: int, verbose: int | str = 0) -> Run:
-    """Train, evaluate and record one arm and seed; a finished run is only opened.
+
+def train(experiment: Experiment, arm: str, verbose: int | str = 0) -> Run:
+    """Train, evaluate and record one arm; a finished run is only opened.
 
     Args:
-        experiment: The main job.
-        arm: "teacher", "student" or "baseline"; a student's teacher is trained first.
-        seed: Of the weights and the batches.
+        experiment: Its settings and seed.
+        arm: One of the configuration's; a student's teacher is trained first.
         verbose: As in Keras' `fit`.
     """
-    soft_targets = experiment.soft_targets() if arm == "student" else None
-    run = experiment.run(arm, seed, soft_targets)
+    soft_targets = experiment.soft_targets(arm)
+    run = experiment.run(arm, soft_targets)
     if run.finished:
         return run
-    model = network = experiment.network(arm, seed)
-    if soft_targets is not None:
-        config = experiment.config
-        model = Distiller(network, temperature=config.temperature, alpha=config.alpha)
+    model = network = experiment.network(arm)
+    distillation = experiment.training(arm).distillation
+    if distillation is not None:
+        model = Distiller(network, temperature=distillation.temperature, alpha=distillation.alpha)
     experiment.compile(model, arm)
-    batches = experiment.batches(arm, seed, soft_targets)
+    batches = experiment.batches(arm, soft_targets)
     run.fit(model, batches, experiment.epochs(arm), verbose=verbose)
     return experiment.finish(run, model)
 
 
-def from_arguments(arguments: Sequence[str] | None = None) -> Experiment:
+def from_arguments(arguments: Sequence[str] | None = None, study: str = "main") -> Experiment:
     """The experiment that the command line asks for (in a notebook: the environment).
 
-    `--tier smoke|quick|full`, `--data hippocampus`, `--data-dir FOLDER`, `--runs FOLDER`; each
-    defaults to KDCORE_TIER, KDCORE_DATASET, KDCORE_DATA, KDCORE_RUNS.
+    `--data NAME --tier smoke|quick|full --data-dir FOLDER --runs FOLDER --seed N`; they default
+    to KDCORE_DATASET, KDCORE_TIER, none, KDCORE_RUNS and 0. `--labelled`, `--validation` and
+    `--test` change the numbers of cases, for data of your own.
     """
-    parser = argparse.ArgumentParser(description="kdcore's main job")
-    get = os.environ.get
-    parser.add_argument("--tier", choices=list(TIERS), default=get("KDCORE_TIER", "quick"))
+    parser = argparse.ArgumentParser(description=f"kdcore: {study}")
+    add_arguments(parser, study)
+    if arguments is None:
+        arguments = [] if "ipykernel" in sys.modules else sys.argv[1:]
+    return from_options(parser.parse_args(arguments), study)
+
+
+def add_arguments(parser: argparse.ArgumentParser, study: str) -> None:
+    """The arguments that every experiment of a study understands."""
+    get, data = os.environ.get, list(STUDIES[study])
+    wanted = get("KDCORE_DATASET")
+    parser.add_argument("--data", choices=data, default=wanted if wanted in data else data[0])
     parser.add_argument(
-        "--data", choices=["hippocampus"], default=get("KDCORE_DATASET", "hippocampus")
+        "--tier", choices=["smoke", "quick", "full"], default=get("KDCORE_TIER", "quick")
     )
     parser.add_argument("--data-dir", default=None, help="folder that holds the data")
     parser.add_argument("--runs", default=get("KDCORE_RUNS", "runs"), help="folder of the runs")
-    if arguments is None:
-        arguments = [] if "ipykernel" in sys.modules else sys.argv[1:]
-    options = parser.parse_args(arguments)
-    return Experiment(TIERS[options.tier], options.tier, options.runs, options.data_dir)
+    parser.add_argument("--seed", type=int, default=0)
+    for part in ("labelled", "validation", "test"):
+        parser.add_argument(f"--{part}", type=int, default=None, help=f"number of {part} cases")
+
+
+def from_options(options: argparse.Namespace, study: str) -> Experiment:
+    """The experiment of parsed arguments."""
+    config = STUDIES[study][options.data][options.tier]
+    counts = {f"num_{part}": getattr(options, part) for part in ("labelled", "validation", "test")}
+    config = replace(config, **{k: n for k, n in counts.items() if n is not None})
+    name = f"{options.data}-{options.tier}"
+    name = name if study == "main" else f"{study}-{name}"
+    return Experiment(config, name, options.runs, options.data_dir, options.seed)

@@ -48,23 +48,38 @@ def overlays(
             come before them.
         labels: Names of the foreground labels, {"1": "anterior", ...}.
     """
-    from matplotlib.patches import Patch
-
     titles = ["image", "reference", *columns]
     figure, axes = _panels(len(rows), len(titles), 1.7, 1.6)
     for axis, title in zip(axes[0], titles, strict=True):
         axis.set_title(title, fontsize=9)
     for axis_row, (row_title, case) in zip(axes, rows.items(), strict=True):
-        assert case.mask is not None
-        plane = int((case.mask > 0).sum(axis=(1, 2)).argmax())
+        plane = _largest_plane(case)
         masks = [None, case.mask, *(column[case.case_id] for column in columns.values())]
         for axis, mask in zip(axis_row, masks, strict=True):
-            _show_slice(axis, case.image[plane, ..., 0])
+            show_slice(axis, case, plane)
             if mask is not None:
-                _show_mask(axis, mask[plane])
+                _show_mask(axis, case, mask, plane)
         axis_row[0].set_ylabel(row_title, fontsize=9)
-    patches = [Patch(color=_color(int(k)), label=name) for k, name in labels.items()]
-    figure.legend(handles=patches, loc="outside lower center", ncols=len(patches), frameon=False)
+    _legend(figure, labels)
+    return figure
+
+
+def sequences(case: Case, labels: Mapping[str, str], title: str = "") -> "Figure":
+    """A slice of every sequence of a scan, then its reference mask.
+
+    Args:
+        case: With a mask, whose largest slice is shown.
+        labels: Names of the foreground labels, {"1": "anterior", ...}.
+        title: Over the figure.
+    """
+    plane = _largest_plane(case)
+    figure, axes = _panels(1, len(case.sequences) + 1, 1.9, 2.6)
+    for i, (axis, name) in enumerate(zip(axes[0], (*case.sequences, "reference"), strict=True)):
+        show_slice(axis, case, plane, sequence=min(i, len(case.sequences) - 1))
+        axis.set_title(name, fontsize=9)
+    _show_mask(axes[0][-1], case, case.mask, plane)
+    _legend(figure, labels)
+    figure.suptitle(title, fontsize=9)
     return figure
 
 
@@ -78,18 +93,17 @@ def soft_target_maps(
         log_probabilities: `(D, H, W, C)` of the teacher.
         temperatures: T, one panel each.
     """
-    assert case.mask is not None
-    plane = int((case.mask > 0).sum(axis=(1, 2)).argmax())
+    plane = _largest_plane(case)
     figure, axes = _panels(1, 2 + len(temperatures), 1.9, 2.5)
-    _show_slice(axes[0][0], case.image[plane, ..., 0])
-    _show_slice(axes[0][1], case.image[plane, ..., 0])
-    _show_mask(axes[0][1], case.mask[plane])
+    show_slice(axes[0][0], case, plane)
+    show_slice(axes[0][1], case, plane)
+    _show_mask(axes[0][1], case, case.mask, plane)
     axes[0][0].set_title("image", fontsize=9)
     axes[0][1].set_title("reference", fontsize=9)
     probabilities = np.exp(np.asarray(log_probabilities[plane], np.float32))
     for axis, temperature in zip(axes[0][2:], temperatures, strict=True):
         foreground = 1 - soften(probabilities, temperature)[..., 0]
-        shown = axis.imshow(foreground.T, origin="lower", cmap="magma", vmin=0, vmax=1)
+        shown = axis.imshow(upright(foreground, case), cmap="magma", vmin=0, vmax=1)
         axis.set_title(f"foreground, T = {temperature:g}", fontsize=9)
         axis.set_xticks([])
         axis.set_yticks([])
@@ -113,16 +127,53 @@ def _panels(
     )
 
 
-def _show_slice(axis: Any, pixels: np.ndarray) -> None:
-    low, high = np.percentile(pixels, (0.5, 99.5))
-    axis.imshow(pixels.T, origin="lower", cmap="gray", vmin=low, vmax=max(high, low + 1e-6))
+def show_slice(
+    axis: Any, case: Case, plane: int, sequence: int = 0, image: np.ndarray | None = None
+) -> None:
+    """Draw one slice, grey, head or forehead up.
+
+    Args:
+        axis: Of matplotlib.
+        case: The scan.
+        plane: Index along the first axis.
+        sequence: Index of the sequence.
+        image: Voxels to show on the scale 0 … 1 in place of the scan's own.
+    """
+    pixels = (case.image if image is None else image)[plane, ..., sequence]
+    low, high = np.percentile(pixels, (0.5, 99.5)) if image is None else (0.0, 1.0)
+    axis.imshow(upright(pixels, case), cmap="gray", vmin=low, vmax=max(high, low + 1e-6))
     axis.set_xticks([])
     axis.set_yticks([])
 
 
-def _show_mask(axis: Any, mask: np.ndarray) -> None:
+def upright(pixels: np.ndarray, case: Case) -> np.ndarray:
+    """A slice `(H, W)` turned so that superior, or else anterior, is up in the first row."""
+    import nibabel
+
+    affine = np.diag([1.0, 1.0, 1.0, 1.0]) if case.affine is None else case.affine
+    codes = nibabel.aff2axcodes(affine)[1:]
+    if codes[1] in ("S", "I") or (codes[1] in ("A", "P") and codes[0] in ("R", "L")):
+        pixels, codes = pixels.T, codes[::-1]
+    return pixels[::-1] if codes[0] in ("S", "A") else pixels
+
+
+def _largest_plane(case: Case) -> int:
+    assert case.mask is not None
+    return int((case.mask > 0).sum(axis=(1, 2)).argmax())
+
+
+def _legend(figure: "Figure", labels: Mapping[str, str]) -> None:
+    from matplotlib.patches import Patch
+
+    patches = [Patch(color=_color(int(k)), label=name) for k, name in labels.items()]
+    figure.legend(handles=patches, loc="outside lower center", ncols=len(patches), frameon=False)
+
+
+def _show_mask(axis: Any, case: Case, mask: np.ndarray | None, plane: int) -> None:
+    assert mask is not None
+    pixels = upright(mask[plane], case)
     for label in range(1, int(mask.max()) + 1):
-        where = (mask == label).T
+        where = pixels == label
         if where.any():
             axis.contourf(where, levels=[0.5, 1.5], colors=[_color(label)], alpha=0.35)
             axis.contour(where, levels=[0.5], colors=[_color(label)], linewidths=1.2)

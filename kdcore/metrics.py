@@ -7,7 +7,7 @@
 | lacks it | lacks it | NaN | NaN | NaN |
 """
 
-from collections.abc import Iterable, Sequence
+from collections.abc import Iterable, Mapping, Sequence
 
 import keras
 import numpy as np
@@ -22,6 +22,9 @@ from kdcore.voxels import IGNORE, Tensor, combine_weights
 
 SURFACE_TOLERANCE_MM = 1.0
 _CALIBRATION_BINS = 15
+
+Scores = dict[str, dict[str, float]]
+"""Of one case: `[label or region][metric]`."""
 
 
 def dice(reference: np.ndarray, prediction: np.ndarray, label: int) -> float:
@@ -95,9 +98,10 @@ def evaluate(
     cases: Iterable[Case],
     *,
     normalization: Normalization = "percentile",
+    regions: Mapping[str, Sequence[int]] | None = None,
     split: Split | None = None,
     part: str = "test",
-) -> dict[str, dict[str, dict[str, float]]]:
+) -> dict[str, Scores]:
     """Metrics of a network on whole cases.
 
     Args:
@@ -105,19 +109,20 @@ def evaluate(
             changes.
         cases: Cases with masks.
         normalization: The one the network was trained with.
+        regions: Labels to be scored together as well, {"whole tumour": (1, 2)}.
         split: If given, only cases of its `part` may be evaluated.
         part: "test" or "validation".
 
     Returns:
         `[case_id][label]` with `dice`, `surface_dice_1mm` and `hd95_mm` for each
-        foreground label ("1", "2", ...).
+        foreground label ("1", "2", ...) and each region.
 
     Raises:
-        ValueError: If a case has no mask.
+        ValueError: If a case has no mask, or a region's name or labels are impossible.
         LeakageError: If a case is not in that part of the split.
     """
     return evaluate_with_calibration(
-        model, cases, normalization=normalization, split=split, part=part
+        model, cases, normalization=normalization, regions=regions, split=split, part=part
     )[0]
 
 
@@ -126,52 +131,79 @@ def evaluate_with_calibration(
     cases: Iterable[Case],
     *,
     normalization: Normalization = "percentile",
+    regions: Mapping[str, Sequence[int]] | None = None,
     split: Split | None = None,
     part: str = "test",
-) -> tuple[dict[str, dict[str, dict[str, float]]], dict[str, dict[str, float]]]:
+) -> tuple[dict[str, Scores], dict[str, dict[str, float]]]:
     """`evaluate`, and `calibration` of each case, from one prediction."""
     scores, beliefs = {}, {}
     for case in tqdm(cases, "evaluate", leave=False, disable=None):
-        if case.mask is None:
-            raise ValueError(f"{case.case_id} has no mask, so it cannot be evaluated.")
         if split is not None:
             split.require([case.case_id], (part,), "evaluate")
+        mask = _mask_of(case)
         probabilities = predict_probabilities(model, case, normalization)
-        scores[case.case_id] = evaluate_case(case, probabilities)
-        beliefs[case.case_id] = calibration(case.mask, probabilities)
+        scores[case.case_id] = evaluate_case(case, probabilities, regions)
+        beliefs[case.case_id] = calibration(mask, probabilities)
     return scores, beliefs
 
 
-def evaluate_case(case: Case, probabilities: np.ndarray) -> dict[str, dict[str, float]]:
+def evaluate_case(
+    case: Case, probabilities: np.ndarray, regions: Mapping[str, Sequence[int]] | None = None
+) -> Scores:
     """The entry of one case in `evaluate`, from its `(D, H, W, C)` probabilities."""
-    if case.mask is None:
-        raise ValueError(f"{case.case_id} has no mask, so it cannot be evaluated.")
-    num_classes = probabilities.shape[-1]
-    if case.mask.max() >= num_classes:
+    mask, num_classes = _mask_of(case), probabilities.shape[-1]
+    if mask.max() >= num_classes:
         raise ValueError(
-            f"{case.case_id} holds label {case.mask.max()}, but the network knows only "
+            f"{case.case_id} holds label {mask.max()}, but the network knows only "
             f"{num_classes} classes (0 … {num_classes - 1})."
         )
+    scored = _checked_regions(regions or {}, num_classes)
+    scored = {**{str(label): (label,) for label in range(1, num_classes)}, **scored}
     prediction = probabilities.argmax(axis=-1)
-    result: dict[str, dict[str, float]] = {}
-    for label in range(1, num_classes):
-        surface_dice, hd95 = surface_distances(case.mask, prediction, label, case.spacing_mm)
-        result[str(label)] = {
-            "dice": dice(case.mask, prediction, label),
+    result: Scores = {}
+    for name, labels in scored.items():
+        pair = np.isin(mask, labels), np.isin(prediction, labels)
+        surface_dice, hd95 = surface_distances(*pair, 1, case.spacing_mm)
+        result[name] = {
+            "dice": dice(*pair, 1),
             "surface_dice_1mm": surface_dice,
             "hd95_mm": hd95,
         }
     return result
 
 
-def case_dice(entry: dict[str, dict[str, float]]) -> float:
+def _mask_of(case: Case) -> np.ndarray:
+    if case.mask is None:
+        raise ValueError(f"{case.case_id} has no mask, so it cannot be evaluated.")
+    return case.mask
+
+
+def _checked_regions(
+    regions: Mapping[str, Sequence[int]], num_classes: int
+) -> dict[str, tuple[int, ...]]:
+    for name, labels in regions.items():
+        known = all(0 < label < num_classes for label in labels)
+        if not labels or not known or name.isdigit():
+            raise ValueError(
+                f"A region has a name that is no number and labels in 1 … {num_classes - 1}. "
+                f"Received: {name!r}: {tuple(labels)}."
+            )
+    return {name: tuple(labels) for name, labels in regions.items()}
+
+
+def labels_of(entry: Mapping[str, object]) -> list[str]:
+    """The labels among the keys of a case's scores; the others are regions."""
+    return [key for key in entry if key.isdigit()]
+
+
+def case_dice(entry: Scores) -> float:
     """Mean Dice of a case over the labels where it is defined; NaN if nowhere."""
-    values = [metrics["dice"] for metrics in entry.values()]
+    values = [entry[label]["dice"] for label in labels_of(entry)]
     defined = [value for value in values if value is not None and np.isfinite(value)]
     return float(np.mean(defined)) if defined else float("nan")
 
 
-def mean_dice(results: dict[str, dict[str, dict[str, float]]]) -> float:
+def mean_dice(results: dict[str, Scores]) -> float:
     """Mean over cases of the mean foreground Dice; NaN if it is defined for none."""
     values = [case_dice(entry) for entry in results.values()]
     defined = [value for value in values if np.isfinite(value)]

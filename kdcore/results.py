@@ -9,7 +9,8 @@ import numpy as np
 from kdcore.cost import count_macs, milliseconds_a_slice, space_of
 from kdcore.files import plain, read_json, write_json
 from kdcore.runs import Run, provenance
-from kdcore.statistics import compare, per_case
+from kdcore.statistics import MEAN, compare, per_case
+from kdcore.tasks import Task
 
 KEYS = (
     "study", "commit", "versions", "hardware", "backend", "data", "split", "config", "arms",
@@ -25,50 +26,55 @@ def collect(
     study: str,
     runs: Iterable[Run],
     pairs: Sequence[tuple[str, str]],
-    data: Mapping[str, Any],
+    task: Task,
     config: Mapping[str, Any],
     *,
-    volume: Sequence[int],
+    labels: Sequence[str] = (MEAN,),
 ) -> dict[str, Any]:
-    """One results dict from finished runs of one split.
+    """One results dict from finished runs with the same test cases.
 
     Args:
         study: Its name.
         runs: Finished runs; those of one arm differ in their seeds.
         pairs: Arms to compare, `(a, b)` for a − b.
-        data: What the data are: name, licence, how to cite, number of cases.
+        task: What the data are.
         config: Settings shared by the runs.
-        volume: `(D, H, W)` for which the cost of a slice is counted and measured.
+        labels: What is compared: labels, regions, or "mean".
 
     Returns:
         `study`, `commit`, `versions`, `hardware`, `backend`, `data`, `split`, `config`,
         `arms[name]` with `params`, `macs_a_slice`, `ms_a_slice`, `seeds`,
         `per_case[case_id][seed][label]` and `calibration[case_id][seed]`, and `comparisons`.
+
+    Raises:
+        ValueError: If there are no runs, or they were tested on different cases.
     """
     runs = list(runs)
     if not runs:
         raise ValueError("There are no finished runs to collect.")
+    first = runs[0].split
+    if any(run.split.test != first.test for run in runs):
+        raise ValueError("The runs were tested on different cases, so they cannot be compared.")
     arms: dict[str, Any] = {}
     for run in runs:
         arm = arms.setdefault(run.arm, {"seeds": [], "per_case": {}, "calibration": {}, "runs": {}})
-        _add(arm, run, volume)
-    first = runs[0].split
+        _add(arm, run, task.volume)
     results = {
         "study": study,
         **provenance(),
-        "data": dict(data),
+        "data": task.describe(),
         "split": {
             "validation": first.validation,
             "test": first.test,
             "labelled": {str(run.seed): run.split.labelled for run in runs},
-            "note": "By case. A case of the hippocampus data is one hemisphere; which two "
-            "belong to a person is not public, so a person may be on both sides.",
         },
         "config": dict(config),
         "arms": arms,
     }
     results = plain(results)
-    results["comparisons"] = [plain(compare(results, a, b)) for a, b in pairs]
+    results["comparisons"] = [
+        plain(compare(results, a, b, label=label)) for label in labels for a, b in pairs
+    ]
     return results
 
 
@@ -93,7 +99,7 @@ def table(results: Mapping[str, Any], labels: Mapping[str, str]) -> str:
 
     Args:
         results: From `collect` or `load_results`.
-        labels: Names of the foreground labels, {"1": "anterior", ...}.
+        labels: Names of the labels and regions, {"1": "anterior", ...}.
     """
     header = ["arm", "seeds", *(f"Dice {name}" for name in labels.values()), "mean Dice"]
     header += [name for name, *_ in _COLUMNS] + ["parameters", "MMACs a slice", "ms a slice"]
@@ -107,27 +113,54 @@ def table(results: Mapping[str, Any], labels: Mapping[str, str]) -> str:
     return markdown(header, rows)
 
 
-def comparison_table(results: Mapping[str, Any]) -> str:
-    """A Markdown table of the comparisons, in Dice points (hundredths)."""
+def comparison_table(results: Mapping[str, Any], names: Mapping[str, str] | None = None) -> str:
+    """A Markdown table of the comparisons, in Dice points (hundredths).
+
+    Args:
+        results: From `collect` or `load_results`.
+        names: Of the labels and regions that were compared.
+    """
+    names = names or {}
     rows = []
     for row in results["comparisons"]:
-        points = 100 * row["difference"]
-        interval = row["interval"]
-        limits = "–" if interval is None else f"{100 * interval[0]:+.2f} … {100 * interval[1]:+.2f}"
         p = "–" if row["p"] is None else f"{row['p']:.4f}"
-        rows.append([f"{row['a']} − {row['b']}", f"{points:+.2f}", limits, p, str(row["cases"])])
-    return markdown(["difference", "Dice points", "95 % interval", "p", "cases"], rows)
+        label = names.get(row["label"], row["label"])
+        points = f"{100 * row['difference']:+.2f}"
+        limits = interval(row["interval"], 100, "+.2f")
+        rows.append([f"{row['a']} − {row['b']}", label, points, limits, p, str(row["cases"])])
+    return markdown(["difference", "of", "Dice points", "95 % interval", "p", "cases"], rows)
 
 
-def seed_table(results: Mapping[str, Any]) -> str:
-    """A Markdown table of the mean Dice of each arm and seed."""
+def gap_table(results: Mapping[str, Any], names: Mapping[str, str] | None = None) -> str:
+    """A Markdown table of the share of the gap from baseline to teacher that students close."""
+    names = names or {}
+    rows = [
+        [
+            row["student"],
+            names.get(row["label"], row["label"]),
+            f"{100 * row['share']:.0f} %",
+            interval(row["interval"], 100, ".0f"),
+            str(row["cases"]),
+        ]
+        for row in results["gap_closed"]
+    ]
+    return markdown(["student", "of", "gap closed", "95 % interval", "cases"], rows)
+
+
+def interval(limits: Sequence[float] | None, factor: float = 1.0, form: str = ".2f") -> str:
+    """`low … high`, or a dash where there is none."""
+    return "–" if limits is None else " … ".join(format(factor * x, form) for x in limits)
+
+
+def seed_table(results: Mapping[str, Any], label: str = MEAN) -> str:
+    """A Markdown table of the Dice of each arm and seed."""
     arms = results["arms"]
     seeds = sorted({seed for arm in arms.values() for seed in arm["seeds"]})
     rows = []
     for seed in seeds:
         row = [str(seed)]
         for arm in arms.values():
-            row.append(f"{_of_seed(arm, seed):.3f}" if seed in arm["seeds"] else "–")
+            row.append(f"{_of_seed(arm, seed, label):.3f}" if seed in arm["seeds"] else "–")
         rows.append(row)
     return markdown(["seed", *arms], rows)
 
@@ -185,6 +218,6 @@ def _mean(results: Mapping[str, Any], arm: str, label: str, metric: str) -> floa
     return float(values[np.isfinite(values)].mean()) if np.isfinite(values).any() else np.nan
 
 
-def _of_seed(arm: Mapping[str, Any], seed: int) -> float:
+def _of_seed(arm: Mapping[str, Any], seed: int, label: str = MEAN) -> float:
     chosen = {c: {str(seed): entry[str(seed)]} for c, entry in arm["per_case"].items()}
-    return _mean({"arms": {"arm": {"per_case": chosen}}}, "arm", "mean", "dice")
+    return _mean({"arms": {"arm": {"per_case": chosen}}}, "arm", label, "dice")

@@ -21,8 +21,8 @@ from kdcore.files import digest, file_digest, read_json, replacing, write_json
 
 VERSION = 1  # to be raised when the same parameters give other scans
 LABELS = {"1": "oedema", "2": "tumour core"}
-REGIONS = {"whole tumour": (1, 2), "tumour core": (2,)}
-"""Labels that are scored together, as in the BraTS challenge."""
+REGIONS = {"whole tumour": (1, 2)}
+"""Labels that are scored together, as in the BraTS challenge; its tumour core is label 2."""
 LARGEST_CM3 = 250.0
 
 
@@ -83,9 +83,10 @@ class Simulation:
             )
 
     @property
-    def shape(self) -> tuple[int, ...]:
+    def shape(self) -> tuple[int, int, int]:
         """`(D, H, W)` of the scans."""
-        return tuple(round(size / self.spacing_mm) for size in anatomy.FIELD_OF_VIEW_MM)
+        d, h, w = (round(size / self.spacing_mm) for size in anatomy.FIELD_OF_VIEW_MM)
+        return d, h, w
 
 
 def simulate_cases(

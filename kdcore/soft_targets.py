@@ -5,7 +5,7 @@ student, one that saw other sequences, an nnU-Net outside Keras. A folder holds
 
     manifest.json      digest of the teacher, normalization, number of classes
     <case_id>.npy      (D, H, W, C) float16 log-probabilities
-    <case_id>.json     digests of the image that was labelled and of the array
+    <case_id>.json     digests of each sequence that was labelled and of the array
 
 A case's JSON is written last, so a case is either whole or not there.
 """
@@ -27,7 +27,7 @@ from kdcore.splits import Split
 Teacher = Any
 """A `keras.Model` with raw logits, or a callable case -> `(D, H, W, C)` probabilities."""
 
-FORMAT = 1
+FORMAT = 2
 _LEAST_PROBABILITY = 1e-30
 
 
@@ -161,17 +161,15 @@ class SoftTargets:
         return digest(self.manifest, [self._record(case_id)["array"] for case_id in self])
 
     def check_images(self, cases: Iterable[Case], normalization: Normalization) -> None:
-        """Raise `SoftTargetsError` unless these very images were labelled."""
+        """Raise `SoftTargetsError` unless these very images were labelled.
+
+        A student may see fewer sequences than its teacher; those it sees must be known.
+        """
         _compare_header(
             self.folder, self.manifest, {"normalization": describe_normalization(normalization)}
         )
         for case in cases:
-            record = self._record(case.case_id)
-            if record["image"] != digest(case.image):
-                raise SoftTargetsError(
-                    f"{self.folder}: the image of {case.case_id} is not the one that was "
-                    "labelled. Label it again with SoftTargets.write."
-                )
+            _compare_sequences(self.folder, self._record(case.case_id)["image"], case)
 
     def _record(self, case_id: str) -> dict[str, Any]:
         if case_id not in self:
@@ -190,7 +188,7 @@ def _write_case(
     normalization: Normalization,
 ) -> None:
     record_path = folder / f"{case.case_id}.json"
-    image = digest(case.image)
+    image = _digests(case)
     path = folder / f"{case.case_id}.npy"
     if record_path.is_file() and path.is_file() and _read_record(record_path)["image"] == image:
         return
@@ -208,9 +206,36 @@ def _write_case(
     write_json(record_path, {"image": image, "array": file_digest(path)})
 
 
-def _read_record(path: Path) -> dict[str, str]:
+def _digests(case: Case) -> dict[str, str]:
+    """One a sequence, by name."""
+    return {name: digest(case.image[..., i]) for i, name in enumerate(case.sequences)}
+
+
+def _compare_sequences(folder: Path, labelled: dict[str, str], case: Case) -> None:
+    seen = _digests(case)
+    known = [name for name in seen if name in labelled]
+    if len(known) != len(seen):
+        raise SoftTargetsError(
+            f"{folder}: the sequences {sorted(set(seen) - set(known))} of {case.case_id} were not "
+            f"there when it was labelled ({sorted(labelled)} were). Write the soft targets from "
+            "cases that hold all sequences, with a teacher that selects its own: "
+            "lambda case: kdcore.predict_probabilities(model, case.select(...))."
+        )
+    changed = [name for name in known if labelled[name] != seen[name]]
+    if changed:
+        raise SoftTargetsError(
+            f"{folder}: the image of {case.case_id} is not the one that was labelled "
+            f"({', '.join(changed)} changed). Label it again with SoftTargets.write."
+        )
+
+
+def _read_record(path: Path) -> dict[str, Any]:
     record = read_json(path)
-    if not isinstance(record, dict) or not {"image", "array"} <= set(record):
+    if (
+        not isinstance(record, dict)
+        or not isinstance(record.get("image"), dict)
+        or ("array" not in record)
+    ):
         raise SoftTargetsError(f"{path} lacks its digests. Delete it and write again.")
     return record
 

@@ -38,7 +38,7 @@ def test_every_comparison_can_be_computed_again(path):
     study = load_results(path)
     assert set(KEYS) <= set(study)
     for row in study["comparisons"]:
-        again = kdcore.compare(study, row["a"], row["b"])
+        again = kdcore.compare(study, row["a"], row["b"], label=row["label"])
         assert again.pop("interval") == pytest.approx(row["interval"])
         assert again == pytest.approx({k: v for k, v in row.items() if k != "interval"})
 

@@ -1,13 +1,12 @@
 """Every example runs, in order and on its own, at smoke size."""
 
 import runpy
-import shutil
 from pathlib import Path
 
 import matplotlib
 import pytest
 
-from kdcore import experiment
+from kdcore import experiment, study
 from kdcore.results import load_results
 
 EXAMPLES = sorted((Path(__file__).parent.parent / "examples").glob("0*.py"))
@@ -25,7 +24,8 @@ def runs(tmp_path_factory):
 
 
 def arguments(msd_folder, runs):
-    return ["--tier", "smoke", "--data-dir", str(msd_folder), "--runs", str(runs)]
+    data = ["--data", "hippocampus", "--data-dir", str(msd_folder)]
+    return [*data, "--tier", "smoke", "--runs", str(runs)]
 
 
 def run(path, msd_folder, runs, monkeypatch):
@@ -52,10 +52,8 @@ def test_the_last_one_leaves_results_and_figures(runs):
         for seeds in arm["per_case"].values():
             assert {"dice", "surface_dice_1mm", "hd95_mm"} <= set(seeds["0"]["1"])
     assert [row["a"] for row in results["comparisons"]] == ["student", "student", "teacher"]
-    figures = sorted(path.name for path in (folder / "figures").iterdir())
-    assert figures == [
-        "loss_curves.png", "normalization.png", "overlays.png", "soft_targets.png",
-    ]  # fmt: skip
+    figures = sorted(path.stem for path in (folder / "figures").iterdir())
+    assert figures == ["loss_curves", "normalization", "overlays", "sequences", "soft_targets"]
 
 
 @pytest.mark.parametrize("number", ["02", "04"])
@@ -64,9 +62,8 @@ def test_an_example_trains_what_the_study_trains(number, msd_folder, runs, tmp_p
     arm = {"02": "teacher", "04": "student"}[number]
     shown = experiment.from_arguments(arguments(msd_folder, runs))
     again = experiment.from_arguments(arguments(msd_folder, tmp_path))
-    soft_targets = shown.soft_targets() if arm == "student" else None
-    by_example = shown.run(arm, 0, soft_targets)
-    by_study = experiment.train(again, arm, 0)
+    by_example = shown.run(arm, shown.soft_targets(arm))
+    by_study = experiment.train(again, arm)
     assert by_example.result["model_digest"] == by_study.result["model_digest"]
 
 
@@ -95,17 +92,16 @@ def test_is_in_py_percent_format(path):
     assert kinds == {"markdown", "code"} and notebook.cells[0].cell_type == "markdown"
 
 
-def test_seeds_of_one_config(msd_folder, tmp_path, capsys):
-    from kdcore import seeds
-
-    out = tmp_path / "seeds.json"
-    options = ["--seeds", "2", "--out", str(out), *arguments(msd_folder, tmp_path)]
-    assert seeds.main(options) == 0
-    results = load_results(out)
+def test_a_study_over_seeds(msd_folder, tmp_path, capsys):
+    options = ["--seeds", "2", "--budgets", "3", *arguments(msd_folder, tmp_path)]
+    assert study.main([*options, "--out", str(tmp_path)]) == 0
+    results = load_results(tmp_path / "hippocampus-smoke-3-labels.json")
     assert {n: arm["seeds"] for n, arm in results["arms"].items()} == {
-        "teacher": [0], "student": [0, 1], "baseline": [0, 1],
+        "teacher": [0, 1], "student": [0, 1], "baseline": [0, 1],
     }  # fmt: skip
+    drawn = results["split"]["labelled"]
+    assert len(drawn["0"]) == len(drawn["1"]) == 3
+    assert drawn["0"] != drawn["1"]  # a seed redraws which cases are labelled
     beliefs = results["arms"]["student"]["calibration"].values()
     assert any(case["0"]["nll"] != case["1"]["nll"] for case in beliefs)
     assert "collapsed runs" in capsys.readouterr().out
-    shutil.rmtree(tmp_path)

@@ -8,7 +8,9 @@ from pytest import approx
 import kdcore
 from kdcore import cost, figures, results
 from kdcore.runs import Run
+from kdcore.tasks import Task
 
+TASK = Task("made up", "none", (), {"1": "one", "2": "two"}, lambda *_: [], volume=(4, 16, 16))
 SPLIT = kdcore.Split(("a",), (), (), ("x", "y"))
 
 
@@ -34,9 +36,7 @@ def collected(tmp_path):
             ("baseline", 0, (0.5, 0.14)),
         )
     ]
-    return results.collect(
-        "test", runs, [("student", "baseline")], {"name": "made up"}, {}, volume=(4, 16, 16)
-    )
+    return results.collect("test", runs, [("student", "baseline")], TASK, {})
 
 
 def test_has_the_contracts_form(collected, tmp_path):
@@ -67,6 +67,15 @@ def test_tables(collected):
     assert results.collapsed(collected, 0.3) == ["baseline 0"]
 
 
+def test_table_of_the_gap(collected):
+    collected["gap_closed"] = [
+        {"student": "student", "label": "1", "share": 0.5, "interval": [0.25, 0.75], "cases": 9}
+    ]
+    line = results.gap_table(collected, {"1": "one"}).splitlines()[2]
+    cells = [cell.strip() for cell in line.split("|")[1:-1]]
+    assert cells == ["student", "one", "50 %", "25 … 75", "9"]
+
+
 def test_broken_results_files_are_named(tmp_path):
     path = tmp_path / "r.json"
     path.write_text('{"study": "x", "arms"')
@@ -76,7 +85,12 @@ def test_broken_results_files_are_named(tmp_path):
     with pytest.raises(ValueError, match="r.json is no results file: it lacks commit"):
         results.load_results(path)
     with pytest.raises(ValueError, match="no finished runs"):
-        results.collect("s", [], [], {}, {}, volume=(4, 16, 16))
+        results.collect("s", [], [], TASK, {})
+    (tmp_path / "other").mkdir()
+    one = finished(tmp_path, "student", 0, (0.8, 0.9))
+    other = Run(tmp_path / "other", "baseline", 0, {}, kdcore.Split(("a",), (), (), ("z",)))
+    with pytest.raises(ValueError, match="tested on different cases"):
+        results.collect("s", [one, other], [], TASK, {})
 
 
 def test_macs_by_hand():
@@ -109,6 +123,7 @@ def test_figures_are_drawn(cases, tmp_path):
             {"good": case}, {"student": {case.case_id: case.mask}}, {"1": "one", "2": "two"}
         ),
         "soft": figures.soft_target_maps(case, log_p),
+        "sequences": figures.sequences(case, {"1": "one", "2": "two"}),
     }
     for name, figure in drawn.items():
         figure.savefig(tmp_path / f"{name}.png")
@@ -116,3 +131,19 @@ def test_figures_are_drawn(cases, tmp_path):
     assert [axis.get_title() for axis in drawn["overlay"].axes] == [
         "image", "reference", "student",
     ]  # fmt: skip
+
+
+@pytest.mark.parametrize(
+    "axes, place",
+    [("SPR", (4, 4)), ("RAS", (0, 4)), ("LPI", (4, 4)), ("SRA", (0, 4)), ("SAL", (0, 4))],
+)
+def test_slices_stand_upright(axes, place):
+    """Where the voxel with the highest index along both axes of a slice is drawn."""
+    directions = dict(zip("RASLPI", [*np.eye(3), *-np.eye(3)], strict=True))
+    affine = np.eye(4)
+    affine[:3, :3] = np.stack([directions[code] for code in axes], axis=1)
+    case = kdcore.Case("a", np.zeros((5, 5, 5, 1)), None, (1, 1, 1), affine=affine)
+    pixels = np.zeros((5, 5))
+    pixels[4, 4] = 1
+    row, column = np.argwhere(figures.upright(pixels, case))[0]
+    assert (row, column) == place

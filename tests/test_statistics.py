@@ -108,3 +108,46 @@ def test_unknown_arm_and_label_are_named():
     with pytest.raises(ValueError, match="no metric 'iou'"):
         kdcore.compare(r, "a", "a", metric="iou")
     assert kdcore.compare(r, "a", "a", label=1)["difference"] == 0
+
+
+# --- the gap between baseline and teacher -----------------------------------------------
+
+
+def three(cases=("x", "y", "z"), student=0.6):
+    def of(level):
+        return {c: {"0": (level, level + 0.1 * i)} for i, c in enumerate(cases)}
+
+    return results(baseline=of(0.4), student=of(student), teacher=of(0.8))
+
+
+def test_half_of_the_gap_is_a_half():
+    report = kdcore.gap_closed(three(), "student", "baseline", "teacher", label="1")
+    assert report["share"] == approx(0.5) and report["interval"] == approx([0.5, 0.5])
+    assert report["cases"] == 3
+    assert kdcore.gap_closed(three(student=0.3), "student", "baseline", "teacher")["share"] < 0
+    one = kdcore.gap_closed(three(cases=("x",)), "student", "baseline", "teacher")
+    assert one["interval"] is None
+
+
+def test_the_gap_is_one_of_means_not_a_mean_of_ratios():
+    r = results(
+        baseline={"x": {"0": (0.0, 0.0)}, "y": {"0": (0.8, 0.8)}},
+        student={"x": {"0": (0.5, 0.5)}, "y": {"0": (0.8, 0.8)}},
+        teacher={"x": {"0": (0.9, 0.9)}, "y": {"0": (0.9, 0.9)}},
+    )
+    report = kdcore.gap_closed(r, "student", "baseline", "teacher")
+    assert report["share"] == approx(0.5 / (0.9 + 0.1))
+
+
+def test_without_a_gap_there_is_no_share():
+    with pytest.raises(ValueError, match=r"no gap to close: baseline has 0\.4"):
+        kdcore.gap_closed(three(), "student", "teacher", "baseline", label="1")
+
+
+def test_regions_are_compared_and_stay_out_of_the_mean():
+    r = three()
+    for arm in r["arms"].values():
+        for seeds in arm["per_case"].values():
+            seeds["0"]["whole"] = {"dice": 1.0}
+    assert kdcore.compare(r, "student", "baseline", label="whole")["difference"] == 0
+    assert per_case(r, "baseline")["x"] == approx(0.4)
