@@ -158,8 +158,14 @@ CROSS_MODAL = Config(
         "student-labelled": replace(_T1, distillation=Distillation(unlabelled=False)),
     },
 )
+BRATS = replace(
+    CROSS_MODAL,
+    task="brats",
+    num_cases=None,
+    arms={name: replace(arm, shape=(80, 80)) for name, arm in CROSS_MODAL.arms.items()},
+)
 STUDIES = {
     "main": {"simulated": tiers(SIMULATED), "hippocampus": tiers(HIPPOCAMPUS)},
-    "cross-modal": {"simulated": tiers(CROSS_MODAL)},
+    "cross-modal": {"simulated": tiers(CROSS_MODAL), "brats": tiers(BRATS)},
 }
 """`[study][data][tier]`; the first data set of a study is its default."""

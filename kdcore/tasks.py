@@ -5,6 +5,7 @@ from dataclasses import dataclass, field
 from pathlib import Path
 from typing import Any
 
+from kdcore.brats import read_brats
 from kdcore.cases import Case
 from kdcore.datasets import hippocampus_folder
 from kdcore.reading import read_msd
@@ -78,6 +79,15 @@ def _simulated(data_dir: str | Path | None, count: int | None) -> list[Case]:
     return simulate_cases(count, seed=0, simulation=SIMULATION)
 
 
+def _brats(data_dir: str | Path | None, count: int | None) -> list[Case]:
+    if data_dir is None:
+        raise ValueError(
+            "BraTS' scans must be asked for at the challenge, so there is no default: pass "
+            "--data-dir with the folder that holds a sub-folder for each subject."
+        )
+    return read_brats(data_dir, spacing_mm=SIMULATION.spacing_mm)[:count]
+
+
 TASKS = {
     "simulated": Task(
         name="simulated brain MRI with tumours",
@@ -99,5 +109,16 @@ TASKS = {
         volume=(40, 64, 48),
         note="A case is one hemisphere; which two belong to a person is not public, so a person "
         "may be on both sides of the split.",
+    ),
+    "brats": Task(
+        name="brain MRI of a folder named as in the BraTS challenge, at 3 mm",
+        licence="that of the data",
+        cite=("https://arxiv.org/abs/2107.02314",),
+        labels=LABELS,
+        read=_brats,
+        volume=(52, 80, 80),
+        regions=REGIONS,
+        compared=("whole tumour", "2"),
+        note="Resampled to 3 mm; scores are of that grid.",
     ),
 }

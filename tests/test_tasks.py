@@ -1,0 +1,111 @@
+"""Tasks, settings of arms, and what the command line makes of them."""
+
+from dataclasses import replace
+
+import pytest
+
+import kdcore
+from kdcore import experiment
+from kdcore.config import STUDIES, Distillation, Training
+from kdcore.experiment import Experiment
+from kdcore.soft_targets import SoftTargetsError
+from kdcore.tasks import TASKS
+
+SMALL = Training(filters=2, steps=2, learning_rate=1e-2, shape=(16, 16), batch_size=2)
+
+
+@pytest.fixture
+def simulated(monkeypatch, tmp_path):
+    """A small cross-modal experiment at 6 mm."""
+    monkeypatch.setenv("KDCORE_CACHE", str(tmp_path / "cache"))
+    monkeypatch.setattr("kdcore.tasks.SIMULATION", kdcore.Simulation(spacing_mm=6.0))
+    quick = STUDIES["cross-modal"]["simulated"]["smoke"]
+    arms = {
+        "teacher": SMALL,
+        "baseline": replace(SMALL, sequences=("T1",)),
+        "student": replace(SMALL, sequences=("T1",), distillation=Distillation()),
+    }
+    return Experiment(replace(quick, arms=arms, num_cases=8), root=tmp_path / "runs")
+
+
+def test_a_teacher_that_saw_more(simulated):
+    run = experiment.train(simulated, "student")
+    assert run.load().input_shape == (None, 16, 16, 1)
+    assert experiment.train(simulated, "teacher").load().input_shape == (None, 16, 16, 4)
+    for entry in run.result["per_case"].values():
+        assert set(entry) == {"1", "2", "whole tumour"}
+
+
+def test_the_students_sequence_must_be_the_labelled_one(simulated):
+    soft_targets = simulated.soft_targets("student")
+    case = simulated.take("labelled", "student")[0]
+    assert case.sequences == ("T1",)
+    soft_targets.check_images([case], "percentile")
+    other = replace(case, image=case.image + 1)
+    with pytest.raises(SoftTargetsError, match=r"not the one that was labelled \(T1 changed\)"):
+        soft_targets.check_images([other], "percentile")
+    renamed = replace(case, sequences=("PET",))
+    with pytest.raises(SoftTargetsError, match=r"the sequences \['PET'\] of .* were not there"):
+        soft_targets.check_images([renamed], "percentile")
+
+
+def test_arms_of_one_seed_start_alike_and_see_the_same_split(simulated):
+    student, baseline = (simulated.network(arm) for arm in ("student", "baseline"))
+    for a, b in zip(student.get_weights(), baseline.get_weights(), strict=True):
+        assert (a == b).all()
+    other = simulated.with_seed(1)
+    assert other.split.test == simulated.split.test
+    assert other.split.labelled != simulated.split.labelled
+    assert len(simulated.with_seed(1, 3).split.labelled) == 3
+
+
+def test_a_student_without_unlabelled_cases(simulated):
+    training = simulated.training("student")
+    alone = replace(training, distillation=Distillation(unlabelled=False))
+    config = replace(simulated.config, arms={**simulated.config.arms, "student": alone})
+    job = Experiment(config, root=simulated.root.parent)
+    batches = job.batches("student", job.soft_targets("student"))
+    assert set(batches.case_ids) == set(job.split.labelled)
+    assert set(simulated.batches("student").case_ids) > set(job.split.labelled)
+
+
+def test_a_teacher_must_stand_before_its_student():
+    config = STUDIES["main"]["hippocampus"]["quick"]
+    arms = dict(reversed(config.arms.items()))
+    with pytest.raises(ValueError, match=r"teacher of student is 'teacher', which is none"):
+        replace(config, arms=arms)
+    with pytest.raises(ValueError, match=r"arm must be one of \['teacher'"):
+        Experiment(config).training("tutor")
+
+
+def test_tasks_name_their_labels():
+    for study in STUDIES.values():
+        for name, tiers in study.items():
+            assert set(tiers) == {"smoke", "quick", "full"}
+            task = TASKS[name]
+            assert task.num_classes == 3 and set(task.labels) == {"1", "2"}
+            assert set(task.compared) <= {"mean", *task.scored}
+
+
+def test_the_command_line(monkeypatch):
+    monkeypatch.delenv("KDCORE_DATASET", raising=False)
+    job = experiment.from_arguments(["--tier", "smoke", "--seed", "3"])
+    assert (job.root.name, job.seed) == ("simulated-smoke", 3)
+    job = experiment.from_arguments(["--data", "hippocampus", "--labelled", "5"])
+    assert job.root.name == "hippocampus-quick" and job.config.num_labelled == 5
+    monkeypatch.setenv("KDCORE_DATASET", "hippocampus")
+    assert experiment.from_arguments([]).root.name == "hippocampus-quick"
+    assert experiment.from_arguments([], study="cross-modal").task is TASKS["simulated"]
+
+
+@pytest.mark.parametrize(
+    "arguments, message",
+    [
+        (["--data-dir", "x"], "Simulated scans are made, not read.*--data hippocampus"),
+        (["--data", "brats"], "no default: pass --data-dir"),
+    ],
+)
+def test_data_that_cannot_be_had(arguments, message):
+    study = "cross-modal" if "brats" in arguments else "main"
+    with pytest.raises(ValueError, match=message):
+        _ = experiment.from_arguments(arguments, study=study).cases
