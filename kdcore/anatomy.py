@@ -7,6 +7,7 @@ has one anatomy at any resolution.
 
 from collections.abc import Sequence
 from functools import lru_cache
+from typing import Any
 
 import numpy as np
 from scipy import ndimage
@@ -16,6 +17,9 @@ NODES_MM = 6
 NODES = tuple(size // NODES_MM + 1 for size in FIELD_OF_VIEW_MM)
 BRAIN_CENTER_MM = (5.0, -16.5, 0.0)
 """Middle of the template's brain, (superior, anterior, right) in MNI152 coordinates."""
+
+_BRAIN_BOX = (slice(0, 162), slice(18, 212), slice(20, 177))
+"""Voxels of the template outside of which there is none of its brain, with 5 mm to spare."""
 
 _SQUARINGS = 6
 
@@ -28,26 +32,32 @@ def template(spacing_mm: float) -> tuple[tuple[np.ndarray, ...], np.ndarray]:
         spacing_mm: The maps are averaged over voxels of this size.
 
     Returns:
-        Shares of white matter, grey matter and brain, each `(D, H, W)` float32, and the
-        array position `(3,)` of `BRAIN_CENTER_MM`.
+        Shares of white matter, grey matter and brain, each `(D, H, W)` float32, cut to
+        `_BRAIN_BOX`; the array position `(3,)` of `BRAIN_CENTER_MM` before that.
 
     Reference: Fonov et al. 2011, https://doi.org/10.1016/j.neuroimage.2010.07.033
     """
+    import nibabel
     from nilearn import datasets
 
-    loaders = (
-        datasets.load_mni152_wm_template,
-        datasets.load_mni152_gm_template,
-        datasets.load_mni152_brain_mask,
-    )
-    maps = []
-    for load in loaders:  # one by one, for the memory
-        image = load(resolution=1)
-        array = np.asarray(image.dataobj, np.float32).T[:, ::-1]
-        maps.append(ndimage.uniform_filter(array, spacing_mm, mode="constant"))
-    np.maximum(maps[2], maps[0] + maps[1], out=maps[2])
-    x, y, z = np.linalg.inv(image.affine)[:3] @ [*BRAIN_CENTER_MM[::-1], 1.0]
-    return tuple(maps), np.array([z, maps[0].shape[1] - 1 - y, x])
+    head = nibabel.load(datasets.MNI152_FILE_PATH)
+    brain = _averaged(head, spacing_mm, threshold=0.2)  # as nilearn's brain mask
+    white = _averaged(nibabel.load(datasets.WM_MNI152_FILE_PATH), spacing_mm)
+    grey = _averaged(nibabel.load(datasets.GM_MNI152_FILE_PATH), spacing_mm)
+    np.maximum(brain, white + grey, out=brain)
+    x, y, z = np.linalg.inv(head.affine)[:3] @ [*BRAIN_CENTER_MM[::-1], 1.0]
+    return (white, grey, brain), np.array([z, head.shape[1] - 1 - y, x])
+
+
+def _averaged(image: Any, spacing_mm: float, threshold: float | None = None) -> np.ndarray:
+    """A template's `_BRAIN_BOX`, scaled to 0 … 1, perhaps cut in two, and averaged."""
+    # nilearn's loaders give the same numbers and take four times the memory.
+    voxels = np.asarray(image.dataobj).T[:, ::-1]
+    box = voxels[_BRAIN_BOX].astype(np.float32)
+    box /= voxels.max()
+    if threshold is not None:
+        np.greater(box, threshold, out=box)
+    return ndimage.uniform_filter(box, spacing_mm, output=box, mode="constant")
 
 
 def nodes() -> np.ndarray:
@@ -149,8 +159,21 @@ def jacobian(positions: np.ndarray, spacing: float) -> np.ndarray:
 
 
 def tissues(positions_mm: np.ndarray, spacing_mm: float) -> np.ndarray:
-    """Shares of white matter, grey matter and fluid at `(3, ...)` template positions in mm."""
+    """Shares of white matter, grey matter and fluid, `(3, D, H, W)`.
+
+    Args:
+        positions_mm: `(3, D, H, W)` template positions in mm from the brain's centre.
+        spacing_mm: Voxel size that the template is averaged over.
+    """
     maps, center = template(spacing_mm)
-    index = positions_mm + center.reshape(3, *[1] * (positions_mm.ndim - 1))
-    white, grey, brain = (ndimage.map_coordinates(m, index, np.float64, order=1) for m in maps)
-    return np.stack([white, grey, np.maximum(brain - white - grey, 0.0)])
+    start = np.array([axis.start for axis in _BRAIN_BOX])
+    shares = np.empty(positions_mm.shape)
+    for plane in range(positions_mm.shape[1]):  # one by one, for the memory
+        index = positions_mm[:, plane] + center.reshape(3, 1, 1) - start.reshape(3, 1, 1)
+        for share, tissue in zip(shares, maps, strict=True):
+            ndimage.map_coordinates(tissue, index, share[plane], order=1)
+    white, grey, fluid = shares  # the last still holds the whole brain
+    fluid -= white
+    fluid -= grey
+    np.maximum(fluid, 0.0, out=fluid)
+    return shares

@@ -110,8 +110,10 @@ def magnitude(signal: np.ndarray, sigma: float, rng: np.random.Generator) -> np.
 
     Reference: Gudbjartsson and Patz 1995, https://doi.org/10.1002/mrm.1910340618
     """
-    real = signal + sigma * rng.normal(size=signal.shape)
-    return np.hypot(real, sigma * rng.normal(size=signal.shape))
+    real, imaginary = channels = rng.normal(size=(2, *signal.shape))
+    channels *= sigma
+    real += signal
+    return np.hypot(real, imaginary, out=real)
 
 
 def bias_field(shape: tuple[int, ...], strength: float, rng: np.random.Generator) -> np.ndarray:

@@ -148,17 +148,19 @@ def simulate_case(simulation: Simulation, seed: int, index: int) -> tuple[np.nda
     streams = np.random.SeedSequence([seed, index]).spawn(2 + len(mri.SEQUENCES))
     rngs = [np.random.default_rng(stream) for stream in streams]
     template_mm, distance, volumes = draw_anatomy(simulation, rngs[0])
-    shares = anatomy.tissues(anatomy.upsample(template_mm, simulation.shape), simulation.spacing_mm)
+    template_mm = anatomy.upsample(template_mm, simulation.shape)
+    shares = np.zeros((len(mri.TISSUES), *simulation.shape))
+    shares[:3] = anatomy.tissues(template_mm, simulation.spacing_mm)
+    del template_mm
     mask = np.zeros(simulation.shape, np.uint8)
     if volumes is not None:
         mask = draw_lesion(simulation, shares, distance, volumes)
-    shares = with_lesion(shares, mask, simulation.spacing_mm)
+        add_lesion(shares, mask, simulation.spacing_mm)
     relaxation = mri.draw_relaxation(rngs[1])
-    image = [
-        acquire(sequence, shares, relaxation, simulation, rng)
-        for sequence, rng in zip(mri.SEQUENCES, rngs[2:], strict=True)
-    ]
-    return np.stack(image, axis=-1), mask
+    image = np.empty((*simulation.shape, len(mri.SEQUENCES)), np.float32)
+    for channel, (sequence, rng) in enumerate(zip(mri.SEQUENCES, rngs[2:], strict=True)):
+        image[..., channel] = acquire(sequence, shares, relaxation, simulation, rng)
+    return image, mask
 
 
 def draw_anatomy(
@@ -213,18 +215,19 @@ def draw_lesion(
     return mask
 
 
-def with_lesion(shares: np.ndarray, mask: np.ndarray, spacing_mm: float) -> np.ndarray:
-    """Shares of all `TISSUES`; the lesion's borders are as soft as its voxels' mixture.
+def add_lesion(shares: np.ndarray, mask: np.ndarray, spacing_mm: float) -> None:
+    """Make room for the lesion in the shares of all `TISSUES`, in place.
 
-    The core's border is blurred by 1 mm, the oedema's outer one, which is diffuse, by 2 mm.
+    Its borders are as soft as its voxels' mixture: the core's is blurred by 1 mm, the
+    oedema's outer one, which is diffuse, by 2 mm.
     """
-    if not mask.any():
-        return np.concatenate([shares, np.zeros((2, *mask.shape))])
     whole = ndimage.gaussian_filter((mask > 0).astype(float), 2 / spacing_mm)
     core = ndimage.gaussian_filter((mask == 2).astype(float), 1 / spacing_mm)
-    whole = np.maximum(whole, core) * shares.sum(axis=0)
-    core = np.minimum(core, whole)
-    return np.concatenate([shares * (1 - whole), [whole - core, core]])
+    np.maximum(whole, core, out=whole)
+    whole *= shares[:3].sum(axis=0)
+    np.minimum(core, whole, out=core)
+    shares[:3] *= 1 - whole
+    shares[3], shares[4] = whole - core, core
 
 
 def acquire(
@@ -239,8 +242,9 @@ def acquire(
     gain = rng.uniform(100, 400) / tissue[0]  # MRI has no unit
     signal = np.tensordot(gain * tissue, shares, 1)
     signal *= mri.bias_field(simulation.shape, rng.uniform(*simulation.bias), rng)
+    signal = mri.magnitude(signal, gain * tissue[0] / simulation.snr, rng)
     # Whole numbers also hide the last bits in which processors differ.
-    return np.rint(mri.magnitude(signal, gain * tissue[0] / simulation.snr, rng)).astype(np.float32)
+    return np.rint(signal, out=signal).astype(np.float32)
 
 
 def _draw_center(x: np.ndarray, template_mm: np.ndarray, rng: np.random.Generator) -> np.ndarray:

@@ -93,6 +93,22 @@ def test_bias_field_has_the_stated_range_and_is_smooth(strength, rng):
     assert np.abs(np.diff(field, axis=1)).max() <= 0.05
 
 
+def test_no_brain_is_cut_off_the_template():
+    """The maps are those of nilearn's loaders, and 0 outside of the box."""
+    from nilearn import datasets
+
+    white, grey, brain = anatomy.template(1.0)[0]
+    for load, cut in (
+        (datasets.load_mni152_wm_template, white),
+        (datasets.load_mni152_gm_template, grey),
+        (datasets.load_mni152_brain_mask, np.where(brain == 1, brain, 0)),
+    ):
+        whole = np.asarray(load(resolution=1).dataobj).T[:, ::-1]
+        np.testing.assert_array_equal(whole[anatomy._BRAIN_BOX], cut)
+        assert np.count_nonzero(whole) == np.count_nonzero(cut)
+    assert not any(tissue[..., -5:].any() for tissue in (white, grey, brain))
+
+
 def test_no_anatomy_folds():
     folds, moved = [], []
     for index in range(40):
