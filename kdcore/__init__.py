@@ -2,6 +2,7 @@
 
 from kdcore.augmentation import Augmentation
 from kdcore.batches import Batches
+from kdcore.brats import read_brats
 from kdcore.cases import Case
 from kdcore.checks import TeachingReport, check_teaching
 from kdcore.datasets import hippocampus_folder
@@ -13,6 +14,7 @@ from kdcore.metrics import ForegroundDice, calibration, dice, evaluate, surface_
 from kdcore.nnunet import NNUNetProbabilities
 from kdcore.normalization import fit_minmax, normalize
 from kdcore.reading import read_case, read_msd, save_mask
+from kdcore.resampling import resample
 from kdcore.runs import Run
 from kdcore.simulate import Simulation, simulate_cases
 from kdcore.soft_targets import SoftTargets
@@ -50,9 +52,11 @@ __all__ = [
     "normalize",
     "predict_mask",
     "predict_probabilities",
+    "read_brats",
     "read_case",
     "read_msd",
     "regional_kd_loss",
+    "resample",
     "save_mask",
     "simulate_cases",
     "soft_dice_loss",

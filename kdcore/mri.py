@@ -3,6 +3,7 @@
 Fixed before the first network was trained on simulated scans, and not tuned since.
 """
 
+from collections.abc import Sequence
 from dataclasses import dataclass
 from typing import NamedTuple
 
@@ -128,6 +129,15 @@ def bias_field(shape: tuple[int, ...], strength: float, rng: np.random.Generator
         field = np.tensordot(field, waves, (0, 1))
     field -= field.min()
     return 1 - strength + 2 * strength * field / field.max()
+
+
+def check_sequences(sequences: Sequence[str]) -> tuple[str, ...]:
+    """`sequences`, if they are different ones of `SEQUENCES`."""
+    for sequence in sequences:
+        check_sequence(sequence)
+    if not sequences or len(set(sequences)) != len(sequences):
+        raise ValueError(f"sequences must be different names. Received: {tuple(sequences)}.")
+    return tuple(sequences)
 
 
 def check_sequence(sequence: str) -> str:

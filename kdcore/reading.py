@@ -1,6 +1,7 @@
 """Disk -> `Case`: NIfTI files and the Medical Segmentation Decathlon's folder layout.
 
-Left out on purpose: DICOM (convert it with dcm2niix), resampling, reorientation.
+Voxels are read as they lie in the file; `resampling` moves a case to another grid.
+Left out on purpose: DICOM (convert it with dcm2niix).
 """
 
 import gzip
@@ -167,16 +168,7 @@ def _read_mask(
     if not path.is_file():
         raise FileNotFoundError(f"{image_path} has no mask: {path} does not exist.")
     voxels, _, mask_affine = read_nifti(path)
-    if voxels.shape != shape:
-        raise ValueError(
-            f"{path} has shape {voxels.shape}, but {image_path.name} has {shape}. "
-            "Mask and image must lie on one grid."
-        )
-    if not np.allclose(affine, mask_affine, atol=_AFFINE_TOLERANCE_MM):
-        raise ValueError(
-            f"{path} and {image_path.name} have different affines, so they lie in different "
-            "places of the scanner. Resample the mask to the image."
-        )
+    check_grid(path, (voxels.shape, mask_affine), image_path, (shape, affine))
     mask = integer_mask(voxels, path)
     unknown = set(np.unique(mask).tolist()) - labels if labels else set()
     if unknown:
@@ -185,6 +177,26 @@ def _read_mask(
             f"(it names {sorted(labels or ())})."
         )
     return mask
+
+
+def check_grid(
+    path: Path,
+    grid: tuple[tuple[int, ...], np.ndarray],
+    image_path: Path,
+    image_grid: tuple[tuple[int, ...], np.ndarray],
+) -> None:
+    """Raise if a file's (shape, affine) are not those of the image it belongs to."""
+    (shape, affine), (image_shape, image_affine) = grid, image_grid
+    if shape != image_shape:
+        raise ValueError(
+            f"{path} has shape {shape}, but {image_path.name} has {image_shape}. "
+            "All files of a case must lie on one grid."
+        )
+    if not np.allclose(affine, image_affine, atol=_AFFINE_TOLERANCE_MM):
+        raise ValueError(
+            f"{path} and {image_path.name} have different affines, so they lie in different "
+            "places of the scanner. Resample one to the other."
+        )
 
 
 def _read_description(folder: Path) -> dict[str, Any]:

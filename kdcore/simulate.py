@@ -116,10 +116,7 @@ def simulate_cases(
     """
     if n < 0 or seed < 0:
         raise ValueError(f"n and seed must be ≥ 0. Received: n={n}, seed={seed}.")
-    for sequence in sequences:
-        mri.check_sequence(sequence)
-    if not sequences or len(set(sequences)) != len(sequences):
-        raise ValueError(f"sequences must be different names. Received: {tuple(sequences)}.")
+    sequences = mri.check_sequences(sequences)
     simulation = simulation or Simulation()
     root = Path(folder) if folder is not None else cache_folder() / "simulated"
     tag = digest(VERSION, asdict(simulation), mri_parameters())[:12]

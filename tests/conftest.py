@@ -52,6 +52,30 @@ def write_msd(folder: Path, num_cases: int = 10) -> Path:
     return folder
 
 
+def make_brain(index: int, shape=(8, 26, 20)) -> kdcore.Case:
+    """`make_case` in four sequences, with labels 1 oedema and 2 tumour core, voxels of 2 mm."""
+    case = make_case(index, shape)
+    affine = np.zeros((4, 4))
+    affine[2, 0], affine[1, 1], affine[0, 2], affine[3, 3] = 2, -2, 2, 1  # S, P, R
+    affine[:3, 3] = -10, 20, -5
+    image = case.image * np.array([0.8, 1.0, 1.2, 1.5])
+    case_id, sequences = f"BraTS2021_{index:05d}", ("T1", "T1c", "T2", "FLAIR")
+    return kdcore.Case(case_id, image, case.mask, (2.0, 2.0, 2.0), sequences, affine)
+
+
+def write_brats(folder: Path, cases=None) -> Path:
+    """A folder in the BraTS challenge's layout until 2021, of cases like `make_brain`'s."""
+    for case in map(make_brain, range(3)) if cases is None else cases:
+        stem = str(folder / case.case_id / case.case_id)
+        for channel, ending in enumerate(("t1", "t1ce", "t2", "flair")):
+            path = Path(f"{stem}_{ending}.nii.gz")
+            write_nifti(path, case.image[..., channel], case.affine)
+        if case.mask is not None:
+            labels = np.array([0, 2, 4], np.uint8)[case.mask]
+            write_nifti(Path(f"{stem}_seg.nii.gz"), labels, case.affine)
+    return folder
+
+
 @pytest.fixture(scope="session")
 def cases():
     return [make_case(index) for index in range(6)]

@@ -1,0 +1,160 @@
+"""Disk -> `Case`: the BraTS challenge's folders of brain tumour scans.
+
+Left out on purpose: download (the challenge asks for registration), more than two labels.
+"""
+
+import warnings
+from collections.abc import Sequence
+from dataclasses import replace
+from pathlib import Path
+
+import numpy as np
+from tqdm import tqdm
+
+from kdcore.cases import Case
+from kdcore.mri import SEQUENCES, check_sequences
+from kdcore.reading import case_id_of, check_grid, read_case
+from kdcore.resampling import reorient, resample
+
+ENDINGS = {  # of 2018–2021, and from 2023 on
+    "T1": ("_t1", "-t1n"),
+    "T1c": ("_t1ce", "-t1c"),
+    "T2": ("_t2", "-t2w"),
+    "FLAIR": ("_flair", "-t2f"),
+    "mask": ("_seg", "-seg"),
+}
+BACKGROUND, OEDEMA, CORE = 0, 1, 2
+# Necrotic or non-enhancing core is 1; enhancing tumour is 4 until 2021, 3 from 2023 on.
+LABELS = {0: BACKGROUND, 1: CORE, 2: OEDEMA, 3: CORE, 4: CORE}
+
+
+def read_brats(
+    folder: str | Path,
+    *,
+    spacing_mm: float | None = None,
+    sequences: Sequence[str] = SEQUENCES,
+) -> list[Case]:
+    """All subjects of a folder in the BraTS challenge's layout, sorted by case id.
+
+    At the challenge's 1 mm a subject takes 143 MB of memory, with `spacing_mm=2.0` 18 MB.
+
+    Args:
+        folder: Holds a folder for each subject, in it `X_t1`, `X_t1ce`, `X_t2`, `X_flair`
+            and `X_seg` (2018–2021) or `X-t1n`, `X-t1c`, `X-t2w`, `X-t2f` and `X-seg` (from
+            2023 on), each `.nii.gz` or `.nii`. macOS' `._*` files are ignored. Adult
+            glioma before treatment: in other data sets the labels may mean other things.
+        spacing_mm: Edge of cubic voxels in mm to `resample` to; None keeps the files'.
+        sequences: Some of "T1", "T1c", "T2", "FLAIR"; only their files are needed.
+
+    Returns:
+        Cases named after the subjects' folders, with `image` (D, H, W, S) in the order
+        (inferior to superior, anterior to posterior, left to right); `mask` (D, H, W) 0
+        background, 1 oedema, 2 tumour core, or None for a subject without a `seg` file.
+
+    Raises:
+        FileNotFoundError: If the folder, its subjects or a sequence's file is missing.
+        ValueError: If a file cannot be read or does not fit, holds another label, or two
+            files are there for one sequence; the message names them.
+
+    Reference: Baid et al. 2021, https://arxiv.org/abs/2107.02314
+    """
+    sequences = check_sequences(sequences)
+    subjects = _subjects(Path(folder))
+    found = [(subject, _files(subject, sequences)) for subject in subjects]  # before reading
+    cases = []
+    for subject, files in tqdm(found, "reading", unit="scan", disable=len(found) < 4):
+        case = reorient(_read_subject(subject.name, files, sequences))
+        cases.append(case if spacing_mm is None else resample(case, spacing_mm))
+    return cases
+
+
+def _subjects(folder: Path) -> list[Path]:
+    """The sub-folders that hold a scan, by name."""
+    if not folder.is_dir():
+        raise FileNotFoundError(f"{folder} is not a folder.")
+    subjects = sorted(p for p in folder.iterdir() if p.is_dir() and any(map(_kind, _scans(p))))
+    if not subjects:
+        raise FileNotFoundError(
+            f"{folder} has no subjects. Expected a sub-folder for each, with files such as "
+            "X_t1.nii.gz or X-t1n.nii.gz; pass the folder right above them (in some years "
+            "that is HGG or LGG)."
+        )
+    return subjects
+
+
+def _scans(subject: Path) -> list[Path]:
+    names = sorted(p for p in subject.iterdir() if p.name.endswith((".nii", ".nii.gz")))
+    return [path for path in names if not path.name.startswith("._")]
+
+
+def _kind(path: Path) -> str | None:
+    """The sequence in a file, "mask", or None."""
+    for kind, endings in ENDINGS.items():
+        if case_id_of(path).endswith(endings):
+            return kind
+    return None
+
+
+def _files(subject: Path, sequences: Sequence[str]) -> dict[str, Path]:
+    """A subject's file for each asked-for sequence, and "mask" if there is one."""
+    files: dict[str, Path] = {}
+    for path in _scans(subject):
+        kind = _kind(path)
+        if kind is None:
+            warnings.warn(
+                f"{path} is neither a sequence nor a mask by its name and is left out. If it is "
+                "one, rename it: a mask ends in _seg or -seg.",
+                stacklevel=3,
+            )
+        elif kind in files:
+            raise ValueError(
+                f"{subject} has two files for {kind}: {files[kind].name} and {path.name}. "
+                "Remove one."
+            )
+        else:
+            files[kind] = path
+    for name in sequences:
+        if name not in files:
+            expected = " or ".join(f"*{ending}.nii[.gz]" for ending in ENDINGS[name])
+            raise FileNotFoundError(
+                f"{subject.name} has no {name}: no file {expected} in {subject}. Leave the "
+                "subject out, or ask for other `sequences`."
+            )
+    return files
+
+
+def _read_subject(case_id: str, files: dict[str, Path], sequences: Sequence[str]) -> Case:
+    """One case on the grid of its files."""
+    first, *others = sequences
+    case = read_case(files[first], files.get("mask"), (first,))
+    images = [case.image]
+    for name in others:
+        other = read_case(files[name], sequences=(name,))
+        check_grid(files[name], _grid(other), files[first], _grid(case))
+        images.append(other.image)
+    mask = None if case.mask is None else _our_labels(case.mask, files["mask"])
+    image = np.concatenate(images, axis=-1)
+    return replace(case, case_id=case_id, image=image, mask=mask, sequences=tuple(sequences))
+
+
+def _grid(case: Case) -> tuple[tuple[int, ...], np.ndarray]:
+    return case.image.shape[:3], np.asarray(case.affine)
+
+
+def _our_labels(mask: np.ndarray, path: Path) -> np.ndarray:
+    """BraTS' numbers -> 0 background, 1 oedema, 2 tumour core."""
+    received = {int(label) for label in np.unique(mask)}
+    if received - set(LABELS):
+        raise ValueError(
+            f"{path} holds the labels {sorted(received - set(LABELS))}. Expected BraTS' 0, 1, "
+            "2, and 3 or 4."
+        )
+    if 4 in received and case_id_of(path).endswith("-seg"):
+        raise ValueError(
+            f"{path} holds the label 4. With names of this style, that is the resection cavity "
+            "of the post-treatment data (2024), neither oedema nor tumour. Expected 0, 1, 2, 3: "
+            "use the data from before treatment, or decide on the cavity and relabel it."
+        )
+    table = np.zeros(256, np.uint8)
+    table[list(LABELS)] = list(LABELS.values())
+    return table[mask]

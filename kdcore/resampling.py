@@ -1,0 +1,102 @@
+"""A `Case` on another grid: axial slices first, voxels of another size.
+
+Left out on purpose: registration, and growing or cutting the field of view.
+"""
+
+from dataclasses import replace
+
+import numpy as np
+from scipy import ndimage
+
+from kdcore.cases import Case
+
+_SHIFT = 0.01  # old voxels
+
+
+def resample(case: Case, spacing_mm: float) -> Case:
+    """The same scan with cubic voxels of another size, around the same centre.
+
+    Image: blurred along axes that become coarser by a factor f > 1, with a Gaussian of
+    (f − 1) / 2 voxels, then interpolated linearly. Mask: each label's indicator the same
+    way, then the label of the largest share; of equal shares the lower label. Rounding of
+    convex structures costs volume: from 1 to 2 mm a ball of 3 cm³ loses 4 %, of 14 cm³ 1 %.
+
+    Args:
+        case: `image` (D, H, W, S), `mask` (D, H, W) or None.
+        spacing_mm: Edge of the new voxels in mm.
+
+    Returns:
+        A case of about `shape · case.spacing_mm / spacing_mm` voxels; its affine, if the
+        case has one, places them where they were.
+
+    Raises:
+        ValueError: If `spacing_mm` is not a positive number.
+    """
+    if not (np.isfinite(spacing_mm) and spacing_mm > 0):
+        raise ValueError(f"spacing_mm must be one size > 0 mm. Received: {spacing_mm}.")
+    old = np.array(case.image.shape[:3])
+    factor = spacing_mm / np.array(case.spacing_mm)  # old voxels in a new one
+    new = np.maximum(np.rint(old / factor), 1).astype(int)
+    offset = (old - 1) / 2 - factor * (new - 1) / 2  # index of the first new voxel
+    image = np.empty((*new, len(case.sequences)), np.float32)
+    for channel in range(len(case.sequences)):
+        image[..., channel] = _sample(case.image[..., channel], new, factor, offset)
+    mask, affine = None, None
+    if case.mask is not None:
+        mask = _sample_labels(case.mask, new, factor, offset)
+    if case.affine is not None:
+        step = np.diag([*factor, 1.0])
+        step[:3, 3] = offset
+        affine = case.affine @ step
+    return replace(case, image=image, mask=mask, spacing_mm=(spacing_mm,) * 3, affine=affine)
+
+
+def reorient(case: Case) -> Case:
+    """The same voxels as (inferior to superior, anterior to posterior, left to right).
+
+    Slices along the first axis are then axial, as in `simulate_cases`. Axes are swapped and
+    turned round, nothing is interpolated: an oblique scan stays oblique.
+
+    Raises:
+        ValueError: If the case has no affine.
+    """
+    from nibabel import orientations
+
+    if case.affine is None:
+        raise ValueError(f"{case.case_id} has no affine, so its orientation is not known.")
+    here = orientations.io_orientation(case.affine)
+    turn = orientations.ornt_transform(here, orientations.axcodes2ornt(("S", "P", "R")))
+    axes = np.argsort(turn[:, 0])  # old axis of each new one
+    mask = case.mask
+    return replace(
+        case,
+        image=orientations.apply_orientation(case.image, turn),
+        mask=None if mask is None else orientations.apply_orientation(mask, turn),
+        spacing_mm=tuple(case.spacing_mm[axis] for axis in axes),
+        affine=case.affine @ orientations.inv_ornt_aff(turn, case.image.shape[:3]),
+    )
+
+
+def _sample(
+    array: np.ndarray, shape: np.ndarray, factor: np.ndarray, offset: np.ndarray
+) -> np.ndarray:
+    """`(D, H, W)` float32 at the old indices `offset + factor · new index`."""
+    blurred = ndimage.gaussian_filter(array, np.maximum(factor - 1, 0) / 2, mode="nearest")
+    return ndimage.affine_transform(
+        blurred, np.diag(factor), offset, tuple(shape), order=1, mode="nearest"
+    )
+
+
+def _sample_labels(
+    mask: np.ndarray, shape: np.ndarray, factor: np.ndarray, offset: np.ndarray
+) -> np.ndarray:
+    # Halfway between two voxels, as half of all are from 1 to 2 mm, shares would be equal
+    # along every surface and all structures shrink; the image is not shifted, this is little.
+    offset = offset + _SHIFT
+    largest = np.zeros(shape, np.float32)
+    labels = np.zeros(shape, np.uint8)
+    for label in np.unique(mask):  # one by one, for the memory
+        share = _sample((mask == label).astype(np.float32), shape, factor, offset)
+        labels[share > largest] = label
+        np.maximum(largest, share, out=largest)
+    return labels
