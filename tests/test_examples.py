@@ -3,13 +3,17 @@
 import runpy
 from pathlib import Path
 
+import keras
 import matplotlib
 import pytest
+from conftest import make_brain, write_brats
 
+import kdcore
 from kdcore import experiment, study
 from kdcore.results import load_results
 
 EXAMPLES = sorted((Path(__file__).parent.parent / "examples").glob("0*.py"))
+MAIN_JOB = EXAMPLES[:5]
 SECTION = "# %%"
 
 
@@ -34,10 +38,11 @@ def run(path, msd_folder, runs, monkeypatch):
 
 
 def test_there_are_examples():
-    assert [path.name[:2] for path in EXAMPLES] == ["01", "02", "03", "04", "05"]
+    numbers = [path.name[:2] for path in EXAMPLES]
+    assert numbers == ["01", "02", "03", "04", "05", "07", "08"]
 
 
-@pytest.mark.parametrize("path", EXAMPLES, ids=lambda path: path.stem)
+@pytest.mark.parametrize("path", MAIN_JOB, ids=lambda path: path.stem)
 def test_in_order(path, msd_folder, runs, monkeypatch, capsys):
     run(path, msd_folder, runs, monkeypatch)
     assert "smoke" in capsys.readouterr().out  # says where its files are
@@ -67,19 +72,17 @@ def test_an_example_trains_what_the_study_trains(number, msd_folder, runs, tmp_p
     assert by_example.result["model_digest"] == by_study.result["model_digest"]
 
 
-@pytest.mark.parametrize("path", EXAMPLES[3:], ids=lambda path: path.stem)
+@pytest.mark.parametrize("path", MAIN_JOB[3:], ids=lambda path: path.stem)
 def test_on_its_own(path, msd_folder, tmp_path, monkeypatch):
     run(path, msd_folder, tmp_path, monkeypatch)
 
 
 def test_finished_runs_are_not_repeated(msd_folder, runs, monkeypatch):
-    import keras
-
     def refuse(*args, **kwargs):
         raise AssertionError("trained again")
 
     monkeypatch.setattr(keras.Model, "fit", refuse)
-    for path in EXAMPLES[1:]:
+    for path in MAIN_JOB[1:]:
         run(path, msd_folder, runs, monkeypatch)
 
 
@@ -105,3 +108,39 @@ def test_a_study_over_seeds(msd_folder, tmp_path, capsys):
     beliefs = results["arms"]["student"]["calibration"].values()
     assert any(case["0"]["nll"] != case["1"]["nll"] for case in beliefs)
     assert "collapsed runs" in capsys.readouterr().out
+
+
+# --- cross-modal; example 08 is tested in test_recipe.py ---------------------------------
+
+
+@pytest.fixture
+def at_6_mm(monkeypatch, tmp_path):
+    monkeypatch.setenv("KDCORE_CACHE", str(tmp_path / "cache"))
+    monkeypatch.setattr("kdcore.tasks.SIMULATION", kdcore.Simulation(spacing_mm=6.0))
+
+
+def cross_modal(monkeypatch, *options):
+    path = next(path for path in EXAMPLES if path.name.startswith("07"))
+    monkeypatch.setattr("sys.argv", [str(path), "--tier", "smoke", *options])
+    return runpy.run_path(str(path), run_name="__main__")
+
+
+def check_cross_modal(folder):
+    results = load_results(folder / "results.json")
+    assert set(results["arms"]) == {"teacher", "baseline", "student", "student-labelled"}
+    compared = {(row["a"], row["b"], row["label"]) for row in results["comparisons"]}
+    assert {("student", "baseline", "whole tumour"), ("teacher", "baseline", "2")} <= compared
+    assert keras.saving.load_model(folder / "student_t1.keras").input_shape[-1] == 1
+    assert {path.stem for path in (folder / "figures").iterdir()} == {"sequences", "overlays"}
+
+
+def test_cross_modal_on_simulated_scans(at_6_mm, monkeypatch, tmp_path, capsys):
+    cross_modal(monkeypatch, "--runs", str(tmp_path))
+    check_cross_modal(tmp_path / "cross-modal-simulated-smoke")
+    assert "simulated" in capsys.readouterr().out
+
+
+def test_cross_modal_on_a_folder_of_ones_own(at_6_mm, monkeypatch, tmp_path):
+    folder = write_brats(tmp_path / "mine", [make_brain(i) for i in range(8)])
+    cross_modal(monkeypatch, "--data", "brats", "--data-dir", str(folder), "--runs", str(tmp_path))
+    check_cross_modal(tmp_path / "cross-modal-brats-smoke")
