@@ -9,6 +9,7 @@ every seed.
 import argparse
 import sys
 from collections.abc import Iterable
+from dataclasses import replace
 from pathlib import Path
 from typing import Any
 
@@ -31,15 +32,31 @@ def main(arguments: list[str] | None = None) -> int:
     add_arguments(parser, study)
     parser.add_argument("--seeds", type=int, default=3, help="number of seeds")
     parser.add_argument("--budgets", type=int, nargs="*", help="numbers of labelled cases")
+    parser.add_argument("--arms", nargs="*", help="only these arms (and their teachers)")
     parser.add_argument("--out", default=None, help="folder of the results files")
     options = parser.parse_args(arguments)
     job = from_options(options, study)
+    if options.arms:
+        job.config = only(job.config, options.arms)
     for labelled in options.budgets or [job.config.num_labelled]:
         path = Path(options.out or job.root) / f"{job.name}-{labelled}-labels.json"
         summary = one_budget(job, labelled, options.seeds, path)
         show(summary, job.task.scored)
         print(f"results: {path}", flush=True)
     return 0
+
+
+def only(settings: config.Config, names: Iterable[str]) -> config.Config:
+    """The settings with these arms and those that teach them."""
+    wanted = set(names)
+    unknown = wanted - set(settings.arms)
+    if unknown:
+        raise ValueError(f"There is no arm {sorted(unknown)}. There are: {list(settings.arms)}.")
+    for name in reversed(list(settings.arms)):  # a teacher stands before its students
+        distillation = settings.arms[name].distillation
+        if name in wanted and distillation is not None:
+            wanted.add(distillation.teacher)
+    return replace(settings, arms={k: arm for k, arm in settings.arms.items() if k in wanted})
 
 
 def one_budget(job: Experiment, labelled: int, seeds: int, path: Path) -> dict[str, Any]:
@@ -70,6 +87,7 @@ def summarize(job: Experiment, runs: Iterable[Run]) -> dict[str, Any]:
     taught = {k: a.distillation.teacher for k, a in arms.items() if a.distillation is not None}
     pairs = [(name, "baseline") for name in taught] + list(taught.items())
     pairs += [(teacher, "baseline") for teacher in dict.fromkeys(taught.values())]
+    pairs = [pair for pair in pairs if set(pair) <= set(arms)]
     summary = results.collect(
         f"{job.name}-{job.config.num_labelled}-labels",
         runs,
@@ -80,7 +98,7 @@ def summarize(job: Experiment, runs: Iterable[Run]) -> dict[str, Any]:
     )
     summary["gap_closed"] = []
     for label in compared:
-        for student, teacher in taught.items():
+        for student, teacher in taught.items() if "baseline" in arms else ():
             try:
                 row = gap_closed(summary, student, "baseline", teacher, label=label)
             except ValueError:  # the teacher is no better than the baseline

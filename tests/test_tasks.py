@@ -5,13 +5,13 @@ from dataclasses import replace
 import pytest
 
 import kdcore
-from kdcore import experiment
+from kdcore import experiment, study
 from kdcore.config import STUDIES, Distillation, Training
 from kdcore.experiment import Experiment
 from kdcore.soft_targets import SoftTargetsError
 from kdcore.tasks import TASKS
 
-SMALL = Training(filters=2, steps=2, learning_rate=1e-2, shape=(16, 16), batch_size=2)
+SMALL = Training(filters=2, steps=2, learning_rate=1e-2, shape=(16, 16), batch_size=4)
 
 
 @pytest.fixture
@@ -79,8 +79,8 @@ def test_a_teacher_must_stand_before_its_student():
 
 
 def test_tasks_name_their_labels():
-    for study in STUDIES.values():
-        for name, tiers in study.items():
+    for tiers_of in STUDIES.values():
+        for name, tiers in tiers_of.items():
             assert set(tiers) == {"smoke", "quick", "full"}
             task = TASKS[name]
             assert task.num_classes == 3 and set(task.labels) == {"1", "2"}
@@ -106,6 +106,14 @@ def test_the_command_line(monkeypatch):
     ],
 )
 def test_data_that_cannot_be_had(arguments, message):
-    study = "cross-modal" if "brats" in arguments else "main"
+    name = "cross-modal" if "brats" in arguments else "main"
     with pytest.raises(ValueError, match=message):
-        _ = experiment.from_arguments(arguments, study=study).cases
+        _ = experiment.from_arguments(arguments, study=name).cases
+
+
+def test_some_arms_bring_their_teachers():
+    settings = STUDIES["cross-modal"]["simulated"]["quick"]
+    assert list(study.only(settings, ["baseline"]).arms) == ["baseline"]
+    assert list(study.only(settings, ["student"]).arms) == ["teacher", "student"]
+    with pytest.raises(ValueError, match=r"no arm \['tutor'\]. There are: \['teacher'"):
+        study.only(settings, ["tutor"])
