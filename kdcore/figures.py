@@ -7,6 +7,7 @@ import numpy as np
 
 from kdcore.cases import Case
 from kdcore.checks import soften
+from kdcore.results import dice_of_seeds
 
 if TYPE_CHECKING:
     from matplotlib.figure import Figure
@@ -32,6 +33,34 @@ def loss_curves(histories: Mapping[str, Mapping[str, Sequence[float]]]) -> "Figu
         axis.xaxis.get_major_locator().set_params(integer=True)
         axis.legend(frameon=False)
     axes[0][0].set_ylabel("loss")
+    return figure
+
+
+def label_budgets(
+    summaries: Sequence[Mapping[str, Any]], label: str = "mean", title: str = ""
+) -> "Figure":
+    """Dice over the number of labelled cases: mean of an arm's seeds, band from least to most.
+
+    Args:
+        summaries: Results with different `config["num_labelled"]` and the same arms.
+        label: A label, a region or "mean".
+        title: Over the figure; says what the data are.
+    """
+    figure, axes = _panels(1, 1, 5.4, 3.6)
+    axis = axes[0][0]
+    budgets = [summary["config"]["num_labelled"] for summary in summaries]
+    for number, arm in enumerate(summaries[0]["arms"]):
+        values = [list(dice_of_seeds(s["arms"][arm], label).values()) for s in summaries]
+        color = COLORS[number % len(COLORS)]
+        means = [np.mean(v) for v in values]
+        axis.plot(budgets, means, marker="o", color=color, label=arm)
+        axis.fill_between(
+            budgets, [min(v) for v in values], [max(v) for v in values], color=color, alpha=0.2
+        )
+    axis.set(xscale="log", xlabel="labelled cases", ylabel=f"Dice, {label}", title=title)
+    axis.set_xticks(budgets, [str(n) for n in budgets])
+    axis.minorticks_off()
+    axis.legend(frameon=False)
     return figure
 
 

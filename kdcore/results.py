@@ -138,13 +138,37 @@ def gap_table(results: Mapping[str, Any], names: Mapping[str, str] | None = None
         [
             row["student"],
             names.get(row["label"], row["label"]),
-            f"{100 * row['share']:.0f} %",
-            interval(row["interval"], 100, ".0f"),
+            _gap(row),
             str(row["cases"]),
         ]
         for row in results["gap_closed"]
     ]
-    return markdown(["student", "of", "gap closed", "95 % interval", "cases"], rows)
+    return markdown(["student", "of", "gap closed (95 % interval)", "cases"], rows)
+
+
+def budget_table(summaries: Sequence[Mapping[str, Any]], label: str = MEAN) -> str:
+    """A Markdown table over results with different numbers of labelled cases.
+
+    Args:
+        summaries: From `load_results`, with the same arms.
+        label: A label, a region or "mean".
+    """
+    arms = list(summaries[0]["arms"])
+    students = list(dict.fromkeys(row["student"] for s in summaries for row in s["gap_closed"]))
+    rows = []
+    for summary in summaries:
+        row = [str(summary["config"]["num_labelled"])]
+        row += [f"{_mean(summary, arm, label, 'dice'):.3f}" for arm in arms]
+        closed = {r["student"]: r for r in summary["gap_closed"] if r["label"] == label}
+        rows.append(row + [_gap(closed.get(student)) for student in students])
+    header = ["labels", *arms, *(f"gap closed by {student}" for student in students)]
+    return markdown(header, rows)
+
+
+def _gap(row: Mapping[str, Any] | None) -> str:
+    if row is None:
+        return "–"
+    return f"{100 * row['share']:.0f} % ({interval(row['interval'], 100, '.0f')})"
 
 
 def interval(limits: Sequence[float] | None, factor: float = 1.0, form: str = ".2f") -> str:
@@ -216,6 +240,11 @@ def _add(arm: dict[str, Any], run: Run, volume: Sequence[int]) -> None:
 def _mean(results: Mapping[str, Any], arm: str, label: str, metric: str) -> float:
     values = np.array(list(per_case(results, arm, label, metric).values()), dtype=float)
     return float(values[np.isfinite(values)].mean()) if np.isfinite(values).any() else np.nan
+
+
+def dice_of_seeds(arm: Mapping[str, Any], label: str = MEAN) -> dict[int, float]:
+    """Mean Dice over the test cases for each of an arm's seeds."""
+    return {seed: _of_seed(arm, seed, label) for seed in arm["seeds"]}
 
 
 def _of_seed(arm: Mapping[str, Any], seed: int, label: str = MEAN) -> float:

@@ -38,11 +38,14 @@ def main(arguments: list[str] | None = None) -> int:
     job = from_options(options, study)
     if options.arms:
         job.config = only(job.config, options.arms)
+    summaries = []
     for labelled in options.budgets or [job.config.num_labelled]:
         path = Path(options.out or job.root) / f"{job.name}-{labelled}-labels.json"
-        summary = one_budget(job, labelled, options.seeds, path)
-        show(summary, job.task.scored)
+        summaries.append(one_budget(job, labelled, options.seeds, path))
+        show(summaries[-1], job.task.scored)
         print(f"results: {path}", flush=True)
+    for label in job.task.compared:
+        print(f"\nDice, {label}", results.budget_table(summaries, label), sep="\n\n")
     return 0
 
 

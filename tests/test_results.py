@@ -73,7 +73,23 @@ def test_table_of_the_gap(collected):
     ]
     line = results.gap_table(collected, {"1": "one"}).splitlines()[2]
     cells = [cell.strip() for cell in line.split("|")[1:-1]]
-    assert cells == ["student", "one", "50 %", "25 … 75", "9"]
+    assert cells == ["student", "one", "50 % (25 … 75)", "9"]
+
+
+def test_tables_and_figures_of_label_budgets(collected, tmp_path):
+    summaries = []
+    for labels, share in ((8, 0.5), (20, None)):
+        gap = [{"student": "student", "label": "1", "share": share, "interval": [0.2, 0.8]}]
+        closed = gap if share else []
+        summaries.append({**collected, "config": {"num_labelled": labels}, "gap_closed": closed})
+    lines = results.budget_table(summaries, "1").splitlines()
+    cells = [[cell.strip() for cell in line.split("|")[1:-1]] for line in lines]
+    assert cells[0] == ["labels", "student", "baseline", "gap closed by student"]
+    assert cells[2] == ["8", "0.800", "0.320", "50 % (20 … 80)"]
+    assert cells[3] == ["20", "0.800", "0.320", "–"]
+    figure = figures.label_budgets(summaries, "1")
+    line = figure.axes[0].get_lines()[0]
+    assert line.get_xdata().tolist() == [8, 20] and line.get_ydata() == approx([0.8, 0.8])
 
 
 def test_broken_results_files_are_named(tmp_path):
