@@ -3,6 +3,7 @@
 # ///
 """The project's commands. `nox -l` lists them; `nox -s reproduce` is the main job."""
 
+import hashlib
 import shutil
 import sys
 from pathlib import Path
@@ -29,10 +30,19 @@ if not (3, 11) <= sys.version_info[:2] <= (3, 13):
 
 
 def install(session: nox.Session, *extras: str, groups: tuple[str, ...] = ()) -> None:
-    """Kdcore with extras and dependency groups, at the versions of constraints.txt."""
+    """Kdcore with extras and dependency groups, at the versions of constraints.txt.
+
+    Skipped where nothing changed since the last time, so that a session runs without network.
+    """
     package = f".[{','.join(extras)}]" if extras else "."
     requirements = nox.project.dependency_groups(PROJECT, *groups) if groups else ()
-    session.install("-c", "constraints.txt", "-e", package, *requirements)
+    arguments = ("-c", "constraints.txt", "-e", package, *requirements)
+    files = [(ROOT / name).read_bytes() for name in ("pyproject.toml", "constraints.txt")]
+    wanted = hashlib.sha256(repr((arguments, files)).encode()).hexdigest()
+    stamp = Path(session.virtualenv.location) / "installed.sha256"
+    if not stamp.exists() or stamp.read_text() != wanted:
+        session.install(*arguments)
+        stamp.write_text(wanted)
 
 
 @nox.session

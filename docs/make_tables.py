@@ -12,16 +12,36 @@ from pathlib import Path
 from kdcore import results
 from kdcore.files import read_json
 from kdcore.results import markdown
+from kdcore.tasks import TASKS
 
 ROOT = Path(__file__).parent.parent
 RESULTS = ROOT / "docs" / "results"
 PAGES = (ROOT / "README.md", ROOT / "docs" / "design.md")
-LABELS = {"1": "anterior", "2": "posterior"}
+HIPPOCAMPUS = TASKS["hippocampus"].scored
+SIMULATED = TASKS["simulated"].scored
 BLOCK = re.compile(r"(<!-- begin: (\S+) -->\n).*?(<!-- end: \2 -->)", re.DOTALL)
 
 
+def study(name: str) -> dict:
+    return results.load_results(RESULTS / f"{name}.json")
+
+
 def seeds() -> dict:
-    return results.load_results(RESULTS / "hippocampus-quick.json")
+    return study("hippocampus-quick")
+
+
+def simulated() -> dict:
+    return study("simulated-quick-8-labels")
+
+
+def budgets(label: str) -> str:
+    """The cross-modal study over its numbers of labels."""
+    files = sorted(
+        RESULTS.glob("cross-modal-simulated-quick-*-labels.json"),
+        key=lambda path: int(path.stem.split("-")[-2]),
+    )
+    loaded = [results.load_results(path) for path in files]
+    return results.budget_table([s for s in loaded if s["gap_closed"]], label)
 
 
 def rows(name: str) -> str:
@@ -40,10 +60,20 @@ def bench() -> str:
 
 
 TABLES: dict[str, Callable[[], str]] = {
-    "arms": lambda: results.table(seeds(), LABELS),
-    "all-labels": lambda: results.table(
-        results.load_results(RESULTS / "hippocampus-quick-all-labels.json"), LABELS
+    "arms": lambda: results.table(seeds(), HIPPOCAMPUS),
+    "all-labels": lambda: results.table(study("hippocampus-quick-all-labels"), HIPPOCAMPUS),
+    "simulated-arms": lambda: results.table(simulated(), SIMULATED),
+    "simulated-comparisons": lambda: results.comparison_table(simulated(), SIMULATED),
+    "cross-modal-whole": lambda: budgets("whole tumour"),
+    "cross-modal-core": lambda: budgets("2"),
+    "cross-modal-comparisons": lambda: results.comparison_table(
+        study("cross-modal-simulated-quick-20-labels"), SIMULATED
     ),
+    "cross-modal-ceiling": lambda: results.table(
+        study("cross-modal-simulated-quick-160-labels"), SIMULATED
+    ),
+    "cross-modal-tuning": lambda: rows("tuning-simulated"),
+    "recipe": lambda: rows("recipe-2020"),
     "seeds": lambda: results.seed_table(seeds()),
     "comparisons": lambda: results.comparison_table(seeds()),
     "tuning": lambda: rows("tuning"),

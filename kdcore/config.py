@@ -144,7 +144,9 @@ SIMULATED = Config(
         "baseline": _SIMULATED_STUDENT,
     },
 )
+# One network for all: the arms differ in what they see, not in size.
 _T1 = Training(filters=8, steps=1500, learning_rate=1e-2, shape=(64, 56), sequences=("T1",))
+_T1_STUDENT = replace(_T1, learning_rate=2e-2)
 CROSS_MODAL = Config(
     task="simulated",
     num_cases=240,
@@ -152,10 +154,10 @@ CROSS_MODAL = Config(
     num_validation=20,
     num_test=60,
     arms={
-        "teacher": Training(16, steps=1000, learning_rate=5e-3, shape=(64, 56)),
+        "teacher": Training(filters=8, steps=1000, learning_rate=1e-2, shape=(64, 56)),
         "baseline": _T1,
-        "student": replace(_T1, distillation=Distillation()),
-        "student-labelled": replace(_T1, distillation=Distillation(unlabelled=False)),
+        "student": replace(_T1_STUDENT, distillation=Distillation()),
+        "student-labelled": replace(_T1_STUDENT, distillation=Distillation(unlabelled=False)),
     },
 )
 BRATS = replace(
