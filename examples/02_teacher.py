@@ -1,9 +1,9 @@
 # %% [markdown]
 # # 2 · Train the teacher
 #
-# A large U-Net learns from the few labelled scans: soft Dice plus cross-entropy, augmented
-# patches, AdamW. It is a 3-D network that sees the neighbouring slices, which the student
-# will not: a soft target is a map of a *case*, so a 3-D network can teach a 2-D one.
+# A large U-Net learns from the few labelled scans: soft Dice plus cross-entropy, augmentation,
+# AdamW. For the hippocampus it is a 3-D network that sees the neighbouring slices, which
+# the student will not: a soft target is a map of a *case*, so a 3-D network can teach a 2-D one.
 #
 # About 3 minutes on 2 CPU cores.
 

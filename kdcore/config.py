@@ -139,7 +139,7 @@ SIMULATED = Config(
     num_validation=20,
     num_test=60,
     arms={
-        "teacher": Training(10, steps=1000, learning_rate=5e-3, shape=(32, 48, 32), batch_size=2),
+        "teacher": Training(filters=16, steps=1200, learning_rate=5e-3, shape=(64, 56)),
         "student": replace(_SIMULATED_STUDENT, distillation=Distillation()),
         "baseline": _SIMULATED_STUDENT,
     },
