@@ -146,7 +146,6 @@ SIMULATED = Config(
 )
 # One network for all: the arms differ in what they see, not in size.
 _T1 = Training(filters=8, steps=1500, learning_rate=1e-2, shape=(64, 56), sequences=("T1",))
-_T1_STUDENT = replace(_T1, learning_rate=2e-2)
 CROSS_MODAL = Config(
     task="simulated",
     num_cases=240,
@@ -156,8 +155,8 @@ CROSS_MODAL = Config(
     arms={
         "teacher": Training(filters=8, steps=1000, learning_rate=1e-2, shape=(64, 56)),
         "baseline": _T1,
-        "student": replace(_T1_STUDENT, distillation=Distillation()),
-        "student-labelled": replace(_T1_STUDENT, distillation=Distillation(unlabelled=False)),
+        "student": replace(_T1, distillation=Distillation()),
+        "student-labelled": replace(_T1, distillation=Distillation(unlabelled=False)),
     },
 )
 BRATS = replace(

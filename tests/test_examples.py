@@ -8,7 +8,6 @@ import matplotlib
 import pytest
 from conftest import make_brain, write_brats
 
-import kdcore
 from kdcore import experiment, study
 from kdcore.results import load_results
 
@@ -113,34 +112,17 @@ def test_a_study_over_seeds(msd_folder, tmp_path, capsys):
 # --- cross-modal; example 08 is tested in test_recipe.py ---------------------------------
 
 
-@pytest.fixture
-def at_6_mm(monkeypatch, tmp_path):
-    monkeypatch.setenv("KDCORE_CACHE", str(tmp_path / "cache"))
-    monkeypatch.setattr("kdcore.tasks.SIMULATION", kdcore.Simulation(spacing_mm=6.0))
-
-
-def cross_modal(monkeypatch, *options):
+def test_cross_modal_on_a_folder_of_ones_own(monkeypatch, tmp_path):
+    """As on simulated scans, but for the reading; see also test_tasks.py."""
+    folder = write_brats(tmp_path / "mine", [make_brain(i) for i in range(8)])
     path = next(path for path in EXAMPLES if path.name.startswith("07"))
-    monkeypatch.setattr("sys.argv", [str(path), "--tier", "smoke", *options])
-    return runpy.run_path(str(path), run_name="__main__")
-
-
-def check_cross_modal(folder):
+    options = ["--data", "brats", "--data-dir", str(folder), "--tier", "smoke"]
+    monkeypatch.setattr("sys.argv", [str(path), *options, "--runs", str(tmp_path)])
+    runpy.run_path(str(path), run_name="__main__")
+    folder = tmp_path / "cross-modal-brats-smoke"
     results = load_results(folder / "results.json")
     assert set(results["arms"]) == {"teacher", "baseline", "student", "student-labelled"}
     compared = {(row["a"], row["b"], row["label"]) for row in results["comparisons"]}
     assert {("student", "baseline", "whole tumour"), ("teacher", "baseline", "2")} <= compared
     assert keras.saving.load_model(folder / "student_t1.keras").input_shape[-1] == 1
     assert {path.stem for path in (folder / "figures").iterdir()} == {"sequences", "overlays"}
-
-
-def test_cross_modal_on_simulated_scans(at_6_mm, monkeypatch, tmp_path, capsys):
-    cross_modal(monkeypatch, "--runs", str(tmp_path))
-    check_cross_modal(tmp_path / "cross-modal-simulated-smoke")
-    assert "simulated" in capsys.readouterr().out
-
-
-def test_cross_modal_on_a_folder_of_ones_own(at_6_mm, monkeypatch, tmp_path):
-    folder = write_brats(tmp_path / "mine", [make_brain(i) for i in range(8)])
-    cross_modal(monkeypatch, "--data", "brats", "--data-dir", str(folder), "--runs", str(tmp_path))
-    check_cross_modal(tmp_path / "cross-modal-brats-smoke")

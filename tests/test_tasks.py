@@ -14,18 +14,20 @@ from kdcore.tasks import TASKS
 SMALL = Training(filters=2, steps=2, learning_rate=1e-2, shape=(16, 16), batch_size=4)
 
 
-@pytest.fixture
-def simulated(monkeypatch, tmp_path):
+@pytest.fixture(scope="module")
+def simulated(tmp_path_factory):
     """A small cross-modal experiment at 6 mm."""
-    monkeypatch.setenv("KDCORE_CACHE", str(tmp_path / "cache"))
-    monkeypatch.setattr("kdcore.tasks.SIMULATION", kdcore.Simulation(spacing_mm=6.0))
-    quick = STUDIES["cross-modal"]["simulated"]["smoke"]
+    folder = tmp_path_factory.mktemp("simulated")
     arms = {
         "teacher": SMALL,
         "baseline": replace(SMALL, sequences=("T1",)),
         "student": replace(SMALL, sequences=("T1",), distillation=Distillation()),
     }
-    return Experiment(replace(quick, arms=arms, num_cases=8), root=tmp_path / "runs")
+    smoke = STUDIES["cross-modal"]["simulated"]["smoke"]
+    with pytest.MonkeyPatch.context() as patch:
+        patch.setenv("KDCORE_CACHE", str(folder / "cache"))
+        patch.setattr("kdcore.tasks.SIMULATION", kdcore.Simulation(spacing_mm=6.0))
+        yield Experiment(replace(smoke, arms=arms, num_cases=8), root=folder / "runs")
 
 
 def test_a_teacher_that_saw_more(simulated):
