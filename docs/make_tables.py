@@ -73,6 +73,7 @@ TABLES: dict[str, Callable[[], str]] = {
         study("cross-modal-simulated-quick-160-labels"), SIMULATED
     ),
     "cross-modal-tuning": lambda: rows("tuning-simulated"),
+    "cross-modal-contrast": lambda: rows("cross-modal-contrast"),
     "recipe": lambda: rows("recipe-2020"),
     "seeds": lambda: results.seed_table(seeds()),
     "comparisons": lambda: results.comparison_table(seeds()),

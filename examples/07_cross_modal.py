@@ -17,7 +17,7 @@
 # The scans are simulated by default. On your own folder, with one sub-folder a patient and
 # files named as in the BraTS challenge: `--data brats --data-dir FOLDER`.
 #
-# About 6 minutes on 2 CPU cores, the simulation of the scans included.
+# About 9 minutes on 2 CPU cores, the simulation of the scans included.
 
 # %%
 import matplotlib.pyplot as plt
