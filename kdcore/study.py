@@ -45,7 +45,8 @@ def main(arguments: list[str] | None = None) -> int:
         show(summaries[-1], job.task.scored)
         print(f"results: {path}", flush=True)
     for label in job.task.compared:
-        print(f"\nDice, {label}", results.budget_table(summaries, label), sep="\n\n")
+        name = job.task.scored.get(label, label)
+        print(f"\nDice, {name}", results.budget_table(summaries, label), sep="\n\n")
     return 0
 
 
