@@ -72,7 +72,8 @@ def overlays(
     """Slices with masks drawn over them: a row for each case, a column for each mask.
 
     Args:
-        rows: `{title: case}`; the slice with the largest reference foreground is shown.
+        rows: `{title: case}`; the slice with the largest reference foreground is shown, or
+            if there is none, with the largest of the first mask that has any.
         columns: `{title: {case_id: (D, H, W) mask}}`; the image alone and the reference
             come before them.
         labels: Names of the foreground labels, {"1": "anterior", ...}.
@@ -82,8 +83,8 @@ def overlays(
     for axis, title in zip(axes[0], titles, strict=True):
         axis.set_title(title, fontsize=9)
     for axis_row, (row_title, case) in zip(axes, rows.items(), strict=True):
-        plane = _largest_plane(case)
         masks = [None, case.mask, *(column[case.case_id] for column in columns.values())]
+        plane = _largest_plane(*masks[1:])
         for axis, mask in zip(axis_row, masks, strict=True):
             show_slice(axis, case, plane)
             if mask is not None:
@@ -101,7 +102,7 @@ def sequences(case: Case, labels: Mapping[str, str], title: str = "") -> "Figure
         labels: Names of the foreground labels, {"1": "anterior", ...}.
         title: Over the figure.
     """
-    plane = _largest_plane(case)
+    plane = _largest_plane(case.mask)
     figure, axes = _panels(1, len(case.sequences) + 1, 1.9, 2.6)
     for i, (axis, name) in enumerate(zip(axes[0], (*case.sequences, "reference"), strict=True)):
         show_slice(axis, case, plane, sequence=min(i, len(case.sequences) - 1))
@@ -122,7 +123,7 @@ def soft_target_maps(
         log_probabilities: `(D, H, W, C)` of the teacher.
         temperatures: T, one panel each.
     """
-    plane = _largest_plane(case)
+    plane = _largest_plane(case.mask)
     figure, axes = _panels(1, 2 + len(temperatures), 1.9, 2.5)
     show_slice(axes[0][0], case, plane)
     show_slice(axes[0][1], case, plane)
@@ -186,9 +187,12 @@ def upright(pixels: np.ndarray, case: Case) -> np.ndarray:
     return pixels[::-1] if codes[0] in ("S", "A") else pixels
 
 
-def _largest_plane(case: Case) -> int:
-    assert case.mask is not None
-    return int((case.mask > 0).sum(axis=(1, 2)).argmax())
+def _largest_plane(*masks: np.ndarray | None) -> int:
+    """The slice with most foreground of the first mask that has any; else the middle one."""
+    for mask in masks:
+        if mask is not None and mask.any():
+            return int((mask > 0).sum(axis=(1, 2)).argmax())
+    return len(masks[0]) // 2 if masks and masks[0] is not None else 0
 
 
 def _legend(figure: "Figure", labels: Mapping[str, str]) -> None:

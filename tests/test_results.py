@@ -163,3 +163,10 @@ def test_slices_stand_upright(axes, place):
     pixels[4, 4] = 1
     row, column = np.argwhere(figures.upright(pixels, case))[0]
     assert (row, column) == place
+
+
+def test_a_slice_to_show_without_a_reference():
+    healthy, found = np.zeros((9, 4, 4), np.uint8), np.zeros((9, 4, 4), np.uint8)
+    found[7, 1, 1] = 1
+    assert figures._largest_plane(healthy, found) == 7
+    assert figures._largest_plane(healthy) == 4
