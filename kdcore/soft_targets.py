@@ -213,15 +213,15 @@ def _digests(case: Case) -> dict[str, str]:
 
 def _compare_sequences(folder: Path, labelled: dict[str, str], case: Case) -> None:
     seen = _digests(case)
-    known = [name for name in seen if name in labelled]
-    if len(known) != len(seen):
+    unknown = sorted(set(seen) - set(labelled))
+    if unknown:
         raise SoftTargetsError(
-            f"{folder}: the sequences {sorted(set(seen) - set(known))} of {case.case_id} were not "
+            f"{folder}: the sequences {unknown} of {case.case_id} were not "
             f"there when it was labelled ({sorted(labelled)} were). Write the soft targets from "
             "cases that hold all sequences, with a teacher that selects its own: "
             "lambda case: kdcore.predict_probabilities(model, case.select(...))."
         )
-    changed = [name for name in known if labelled[name] != seen[name]]
+    changed = [name for name in seen if labelled[name] != seen[name]]
     if changed:
         raise SoftTargetsError(
             f"{folder}: the image of {case.case_id} is not the one that was labelled "
@@ -234,7 +234,7 @@ def _read_record(path: Path) -> dict[str, Any]:
     if (
         not isinstance(record, dict)
         or not isinstance(record.get("image"), dict)
-        or ("array" not in record)
+        or "array" not in record
     ):
         raise SoftTargetsError(f"{path} lacks its digests. Delete it and write again.")
     return record
