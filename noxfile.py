@@ -67,7 +67,7 @@ def example(session: nox.Session) -> None:
 @nox.session
 def tests(session: nox.Session) -> None:
     """All tests, on the CPU, with TensorFlow."""
-    install(session, "tensorflow", "figures", groups=("test",))
+    install(session, "tensorflow", "figures", "export", groups=("test",))
     session.run("pytest", *session.posargs, env=QUIET)
 
 

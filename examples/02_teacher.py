@@ -2,7 +2,7 @@
 # # 2 · Train the teacher
 #
 # A large U-Net learns from the few labelled scans: soft Dice plus cross-entropy, augmentation,
-# AdamW. For the hippocampus it is a 3-D network that sees the neighbouring slices, which
+# Adam. For the hippocampus it is a 3-D network that sees the neighbouring slices, which
 # the student will not: a soft target is a map of a *case*, so a 3-D network can teach a 2-D one.
 #
 # About 3 minutes on 2 CPU cores.
@@ -35,7 +35,7 @@ if not run.finished:
         depth=job.config.depth,
         name="teacher",
     )
-    job.compile(teacher, "teacher")  # AdamW, warm-up and cosine decay, DiceCrossEntropy
+    job.compile(teacher, "teacher")  # Adam, warm-up and cosine decay, DiceCrossEntropy
     run.fit(teacher, batches, epochs=job.epochs("teacher"))
     job.finish(run, teacher)
 

@@ -6,6 +6,7 @@ from kdcore.brats import read_brats
 from kdcore.cases import Case
 from kdcore.checks import TeachingReport, check_teaching
 from kdcore.datasets import hippocampus_folder
+from kdcore.deploy import export, load_exported
 from kdcore.distiller import Distiller, StudentCheckpoint
 from kdcore.hard_losses import DiceCrossEntropy, cross_entropy, dice_cross_entropy
 from kdcore.inference import predict_mask, predict_probabilities
@@ -45,10 +46,12 @@ __all__ = [
     "dice",
     "dice_cross_entropy",
     "evaluate",
+    "export",
     "fit_minmax",
     "gap_closed",
     "hippocampus_folder",
     "kd_loss",
+    "load_exported",
     "normalize",
     "predict_mask",
     "predict_probabilities",

@@ -7,8 +7,8 @@ import keras
 import numpy as np
 
 from kdcore.augmentation import Augmentation
-from kdcore.cases import Case
-from kdcore.normalization import Normalization, apply_normalization
+from kdcore.cases import Case, forget
+from kdcore.normalization import Normalization, prepare
 from kdcore.soft_targets import SoftTargets
 from kdcore.voxels import IGNORE
 
@@ -68,12 +68,14 @@ class Batches(keras.utils.PyDataset):
         self.epoch = 0
         self.case_ids = tuple(case.case_id for case in cases)
         self.labelled_ids = tuple(case.case_id for case in cases if case.mask is not None)
-        self._images = [apply_normalization(case.image, normalization) for case in cases]
-        self._masks = [case.mask for case in cases]
-        self._soft = None
         if soft_targets is not None:
             soft_targets.check_images(cases, normalization)
-            self._soft = [soft_targets[case.case_id] for case in cases]
+        self._sources = [
+            _Source(
+                case, normalization, None if soft_targets is None else soft_targets[case.case_id]
+            )
+            for case in cases
+        ]
         self._pools = self._make_pools(labelled_share)
         self._orders: dict[tuple[int, int], np.ndarray] = {}
         total = sum(len(samples) for samples, _ in self._pools)
@@ -94,14 +96,28 @@ class Batches(keras.utils.PyDataset):
             raise IndexError(f"Batch {index} of {self._length}.")
         samples = self._samples(index)
         rng = np.random.default_rng([self.seed, self.epoch, index])
-        cut = [self._cut(case, plane, rng) for case, plane in samples]
+        x, mask, soft = self._empty(len(samples))
+        for row, (case, plane) in enumerate(samples):
+            source = self._sources[case]
+            where = self._where(source.shape, plane, rng)
+            _voxels(x[row])[:] = source.scale(source.image.take(where, axis=0))
+            if source.mask is not None:
+                mask[row].flat = source.mask.take(where)
+            if soft is not None and source.soft is not None:
+                _voxels(soft[row])[:] = source.soft.take(where, axis=0)
+            source.forget()
+        y = {"mask": mask} if soft is None else {"mask": mask, "soft_targets": soft}
         if self.augmentation is not None:
-            cut = [self.augmentation(rng, *sample) for sample in cut]
-        images, masks, soft = zip(*cut, strict=True)
-        x, mask = np.stack(images), np.stack(masks).astype(np.int32)
-        if self._soft is None:
-            return x, mask
-        return x, {"mask": mask, "soft_targets": np.stack(soft).astype(np.float32)}
+            self.augmentation(rng, x, *y.values())
+        return x, y if "soft_targets" in y else mask
+
+    def _empty(self, count: int) -> tuple[np.ndarray, np.ndarray, np.ndarray | None]:
+        first = self._sources[0]
+        x = np.empty((count, *self.shape, first.image.shape[-1]), np.float32)
+        mask = np.full((count, *self.shape), IGNORE, np.int32)
+        if first.soft is None:
+            return x, mask, None
+        return x, mask, np.empty((count, *self.shape, first.soft.shape[-1]), np.float32)
 
     def _make_pools(self, labelled_share: float | None) -> list[tuple[np.ndarray, int]]:
         """[(samples as (case, slice), samples of it a batch)]."""
@@ -109,11 +125,11 @@ class Batches(keras.utils.PyDataset):
         samples = np.array(
             [
                 (case, plane)
-                for case, image in enumerate(self._images)
-                for plane in (range(image.shape[0]) if flat else [0])
+                for case, source in enumerate(self._sources)
+                for plane in (range(source.shape[0]) if flat else [0])
             ]
         )
-        labelled = np.array([self._masks[case] is not None for case, _ in samples])
+        labelled = np.array([self._sources[case].mask is not None for case, _ in samples])
         alike = labelled.all() or not labelled.any() or not self.shuffle
         if labelled_share is None or alike:
             return [(samples, self.batch_size)]
@@ -149,19 +165,19 @@ class Batches(keras.utils.PyDataset):
             self._orders = {**recent, key: order}
         return int(self._orders[key][draw % size])
 
-    def _cut(
-        self, case: int, plane: int, rng: np.random.Generator
-    ) -> tuple[np.ndarray, np.ndarray, np.ndarray | None]:
-        where = plane if len(self.shape) == 2 else slice(None)
-        image = self._images[case][where]
-        window = _window(image.shape[: len(self.shape)], self.shape, rng, self.shuffle)
-        labels = self._masks[case]
-        if labels is None:
-            mask = np.full(self.shape, IGNORE, np.int16)
-        else:
-            mask = _crop(labels[where], window).astype(np.int16)
-        soft = None if self._soft is None else _crop(self._soft[case][where], window)
-        return _crop(image, window), mask, None if soft is None else soft.astype(np.float32)
+    def _where(self, size: Sequence[int], plane: int, rng: np.random.Generator) -> np.ndarray:
+        """Flat index of each voxel of a crop of a case, or of a slice of it.
+
+        Where it is smaller than the shape it is padded around the middle: border indices repeat.
+        """
+        rank = len(self.shape)
+        where = np.array(plane if rank == 2 else 0)
+        for have, want in zip(size[-rank:], self.shape, strict=True):
+            spare = have - want
+            start = int(rng.integers(0, spare + 1)) if spare > 0 and self.shuffle else spare // 2
+            line = np.clip(np.arange(start, start + want), 0, have - 1)
+            where = where[..., None] * have + line
+        return where.ravel()
 
 
 def pad_to(array: np.ndarray, shape: Sequence[int]) -> np.ndarray:
@@ -174,20 +190,24 @@ def pad_to(array: np.ndarray, shape: Sequence[int]) -> np.ndarray:
     return np.pad(array, before_after, mode="edge")
 
 
-def _crop(array: np.ndarray, window: tuple[np.ndarray, ...]) -> np.ndarray:
-    return array[np.ix_(*window)]
+class _Source:
+    """One case's arrays, on disk or in memory, as rows of voxels."""
+
+    def __init__(self, case: Case, normalization: Normalization, soft: np.ndarray | None) -> None:
+        image, self.scale = prepare(case.image, normalization)
+        self._on_disk = image, case.mask, soft
+        self.shape = image.shape[:3]
+        self.image = _voxels(np.asarray(image))
+        self.mask = None if case.mask is None else np.asarray(case.mask).ravel()
+        self.soft = None if soft is None else _voxels(np.asarray(soft))
+
+    def forget(self) -> None:
+        forget(*self._on_disk)
 
 
-def _window(
-    size: Sequence[int], shape: Sequence[int], rng: np.random.Generator, random: bool
-) -> tuple[np.ndarray, ...]:
-    """Source index of each output voxel along each axis; border indices repeat."""
-    window = []
-    for have, want in zip(size, shape, strict=True):
-        spare = have - want
-        start = int(rng.integers(0, spare + 1)) if spare > 0 and random else spare // 2
-        window.append(np.clip(np.arange(start, start + want), 0, have - 1))
-    return tuple(window)
+def _voxels(array: np.ndarray) -> np.ndarray:
+    """(..., C) -> (voxels, C)."""
+    return array.reshape(-1, array.shape[-1])
 
 
 def _check(

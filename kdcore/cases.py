@@ -17,7 +17,7 @@ class Case:
         case_id: Name of the scan, unique in a data set.
         image: `(D, H, W, S)` float32, finite, in the file's axis order; a read-only
             `np.memmap` stays on disk.
-        mask: `(D, H, W)` uint8 label map, or None for a scan without labels.
+        mask: `(D, H, W)` uint8 label map, on disk likewise, or None for a scan without labels.
         spacing_mm: Voxel size along D, H and W, in millimetres.
         sequences: Names of the S sequences ("T1", "FLAIR", ...).
         affine: `(4, 4)` voxel to scanner coordinates in mm, or None if unknown.
@@ -43,7 +43,9 @@ class Case:
         object.__setattr__(self, "spacing_mm", spacing)
         object.__setattr__(self, "sequences", tuple(self.sequences))
         if self.mask is not None:
-            mask = integer_mask(np.asarray(self.mask), self.case_id)
+            mask = self.mask
+            if not _on_disk(mask, np.uint8):
+                mask = integer_mask(np.asarray(mask), self.case_id)
             if mask.shape != image.shape[:3]:
                 raise ValueError(
                     f"{self.case_id}: mask of shape {mask.shape}, image of shape "
@@ -65,12 +67,23 @@ class Case:
         return replace(self, image=self.image[..., index], sequences=sequences)
 
 
+def _on_disk(array: Any, dtype: Any) -> bool:
+    return isinstance(array, np.memmap) and array.mode == "r" and array.dtype == dtype
+
+
 def _frozen(array: Any, dtype: Any) -> np.ndarray:
-    if isinstance(array, np.memmap) and array.mode == "r" and array.dtype == dtype:
-        return array  # stays on disk
+    if _on_disk(array, dtype):
+        return array
     copy = np.array(array, dtype=dtype)
     copy.flags.writeable = False
     return copy
+
+
+def forget(*arrays: np.ndarray | None) -> None:
+    """Let go of the memory that reading a memory-mapped array took; it stays on disk."""
+    for array in arrays:
+        if isinstance(array, np.memmap) and hasattr(mmap, "MADV_DONTNEED"):
+            array._mmap.madvise(mmap.MADV_DONTNEED)  # type: ignore[attr-defined]
 
 
 def _check_image(
@@ -88,9 +101,7 @@ def _check_image(
         raise ValueError(
             f"{case_id}: {bad} voxels are NaN or infinite. Repair the scan or leave it out."
         )
-    # What was read for the check need not stay in memory.
-    if isinstance(image, np.memmap) and hasattr(mmap, "MADV_DONTNEED"):
-        image._mmap.madvise(mmap.MADV_DONTNEED)  # type: ignore[attr-defined]
+    forget(image)
     if len(spacing) != 3 or not all(np.isfinite(s) and s > 0 for s in spacing):
         raise ValueError(f"{case_id}: spacing_mm must be 3 sizes > 0 mm. Received: {spacing}.")
 

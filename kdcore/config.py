@@ -34,7 +34,7 @@ class Training:
     Attributes:
         filters: Filters of the U-Net's first level.
         steps: Gradient steps.
-        learning_rate: Highest rate of AdamW; warm-up, then cosine decay to a hundredth.
+        learning_rate: Highest rate of Adam; warm-up, then cosine decay to a hundredth.
         shape: `(height, width)` of slices, or `(depth, height, width)` of patches, in
             voxels; it decides whether the U-Net is 2-D or 3-D.
         batch_size: Slices or patches a step.

@@ -115,7 +115,7 @@ class Experiment:
         )
         steps_an_epoch = min(STEPS_AN_EPOCH, training.steps)
         model.compile(
-            optimizer=keras.optimizers.AdamW(rate, weight_decay=0.0),
+            optimizer=keras.optimizers.Adam(rate),
             loss=DiceCrossEntropy(),
             # Fewer returns to Python; on a CPU XLA is slower than TensorFlow's kernels.
             steps_per_execution=min(25, steps_an_epoch),

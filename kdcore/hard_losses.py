@@ -5,6 +5,7 @@ from typing import Any
 import keras
 from keras import ops
 
+from kdcore.fused import one_kernel
 from kdcore.voxels import (
     Tensor,
     combine_weights,
@@ -18,6 +19,7 @@ from kdcore.voxels import (
 )
 
 
+@one_kernel
 def cross_entropy(mask: Tensor, logits: Tensor, sample_weight: Tensor | None = None) -> Tensor:
     """Mean over labelled voxels of −log p(label), in nats.
 
@@ -37,6 +39,7 @@ def cross_entropy(mask: Tensor, logits: Tensor, sample_weight: Tensor | None = N
     return weighted_mean(-ops.sum(target * log_p, axis=-1), weight)
 
 
+@one_kernel
 def dice_cross_entropy(
     mask: Tensor,
     logits: Tensor,

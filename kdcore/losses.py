@@ -13,6 +13,7 @@ import keras
 import numpy as np
 from keras import ops
 
+from kdcore.fused import one_kernel
 from kdcore.voxels import (
     Tensor,
     as_shape_of,
@@ -31,6 +32,7 @@ SoftLoss = Callable[..., Tensor]
 
 
 @keras.saving.register_keras_serializable("kdcore")
+@one_kernel
 def kd_loss(
     teacher_logits: Tensor,
     student_logits: Tensor,
@@ -69,6 +71,7 @@ def kd_loss(
 
 
 @keras.saving.register_keras_serializable("kdcore")
+@one_kernel
 def channel_wise_loss(
     teacher_logits: Tensor,
     student_logits: Tensor,
@@ -145,6 +148,7 @@ def soft_dice_loss(y_true: Tensor, y_prob: Tensor, sample_weight: Tensor | None 
 
 
 @keras.saving.register_keras_serializable("kdcore")
+@one_kernel
 def regional_kd_loss(
     teacher_logits: Tensor,
     student_logits: Tensor,

@@ -35,6 +35,30 @@ def normalize(image: np.ndarray, method: str = "percentile") -> np.ndarray:
     Raises:
         ValueError: For another method, or voxels that are NaN or infinite.
     """
+    return fit_scale(image, method)(np.asarray(image))
+
+
+@dataclass(frozen=True)
+class Scale:
+    """(I − low) · factor, perhaps clipped to [0, 1]; what a method found in one case.
+
+    Attributes:
+        low, factor: One a sequence. A constant sequence has the factor 0.
+        clip: Whether to clip.
+    """
+
+    low: np.ndarray
+    factor: np.ndarray
+    clip: bool
+
+    def __call__(self, image: np.ndarray) -> np.ndarray:
+        """Any part of the case, `(..., S)`, as float32."""
+        scaled = (image - self.low) * self.factor
+        return (scaled.clip(0.0, 1.0) if self.clip else scaled).astype(np.float32)
+
+
+def fit_scale(image: np.ndarray, method: str = "percentile") -> Scale:
+    """The `Scale` with which `normalize` maps this image; arguments and errors are the same."""
     if method not in METHODS:
         raise ValueError(f"method must be one of {METHODS}. Received: {method!r}.")
     image = np.asarray(image, dtype=np.float64)
@@ -54,11 +78,8 @@ def normalize(image: np.ndarray, method: str = "percentile") -> np.ndarray:
         high = np.where(high > low, high, voxels.max(axis=0))
         width = high - low
     constant = (np.ptp(voxels, axis=0) == 0) | (width <= 0)
-    scaled = (image - low) / np.where(constant, 1.0, width)
-    scaled = np.where(constant, 0.0, scaled)
-    if method == "percentile":
-        scaled = scaled.clip(0.0, 1.0)
-    return scaled.astype(np.float32)
+    factor = np.where(constant, 0.0, 1 / np.where(constant, 1.0, width))
+    return Scale(low, factor, clip=method == "percentile")
 
 
 @dataclass(frozen=True)
@@ -110,6 +131,19 @@ def apply_normalization(image: np.ndarray, normalization: Normalization) -> np.n
     if callable(normalization):
         return np.asarray(normalization(image), dtype=np.float32)
     return normalize(image, normalization)
+
+
+def prepare(
+    image: np.ndarray, normalization: Normalization
+) -> tuple[np.ndarray, Callable[[np.ndarray], np.ndarray]]:
+    """An image, and what is still to be done to each part of it that is looked at.
+
+    The per-case methods leave the image where it is, perhaps on disk; a function may need
+    the whole of it, so its result is kept.
+    """
+    if isinstance(normalization, str):
+        return image, fit_scale(image, normalization)
+    return apply_normalization(image, normalization), np.asarray
 
 
 def describe_normalization(normalization: Normalization) -> str:

@@ -284,7 +284,7 @@ def _read(folder: Path, seed: int, index: int, simulation: Simulation) -> Case:
     return Case(
         f"sim{seed}-{index:05d}",
         np.load(folder / "image.npy", mmap_mode="r", allow_pickle=False),
-        np.load(folder / "mask.npy", allow_pickle=False),
+        np.load(folder / "mask.npy", mmap_mode="r", allow_pickle=False),
         (simulation.spacing_mm,) * 3,
         mri.SEQUENCES,
         _scanner_coordinates(simulation),

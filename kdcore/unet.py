@@ -6,6 +6,8 @@ from typing import Any
 import keras
 from keras import layers
 
+from kdcore.fused import BatchNormalization
+
 Tensor = Any
 
 
@@ -140,6 +142,6 @@ def _block(x: Tensor, conv: Any, filters: int, name: str) -> Tensor:
         x = conv(filters, 3, padding="same", use_bias=False, name=f"{name}_conv{i}")(x)
         # Training runs here are hundreds of steps, not hundreds of thousands: with
         # Keras' momentum of 0.99 the moving averages would lag behind the weights.
-        x = layers.BatchNormalization(momentum=0.9, name=f"{name}_norm{i}")(x)
+        x = BatchNormalization(momentum=0.9, name=f"{name}_norm{i}")(x)
         x = layers.ReLU(name=f"{name}_relu{i}")(x)
     return x

@@ -5,9 +5,10 @@ import pytest
 from conftest import make_case
 from hypothesis import given, settings
 from hypothesis import strategies as st
+from scipy import ndimage
 
 import kdcore
-from kdcore.augmentation import _sample, _sample_logits
+from kdcore.augmentation import _gaussian, _move
 from kdcore.batches import Batches, pad_to
 from kdcore.voxels import IGNORE
 
@@ -85,6 +86,25 @@ def test_one_pass_sees_every_slice():
         batches.on_epoch_end()
 
 
+def test_cases_on_disk_are_not_read_into_memory(tmp_path):
+    kept, on_disk = make_case(0), []
+    for name in ("image", "mask"):
+        np.save(tmp_path / f"{name}.npy", getattr(kept, name))
+        on_disk.append(np.load(tmp_path / f"{name}.npy", mmap_mode="r"))
+    case = kdcore.Case(kept.case_id, *on_disk, kept.spacing_mm)
+    assert isinstance(case.image, np.memmap) and isinstance(case.mask, np.memmap)
+    batches = Batches([case], SHAPE, 4)
+    assert batches._sources[0].image.base.base is case.image
+    for received, expected in zip(batches[1], Batches([kept], SHAPE, 4)[1], strict=True):
+        np.testing.assert_array_equal(received, expected)
+
+
+def test_a_batch_holds_what_normalize_gives():
+    case = make_case(0, (6, 26, 20))
+    batches = Batches([case], (26, 20), 6, shuffle=False)
+    np.testing.assert_array_equal(batches[0][0], kdcore.normalize(case.image))
+
+
 def test_depends_on_seed_epoch_and_index_alone():
     def make(seed=0, epoch=0):
         batches = Batches(
@@ -118,69 +138,85 @@ def test_unlabelled_cases_have_mask_minus_one():
 
 
 def test_augmentation_keeps_unlabelled_unlabelled(rng):
-    mask = np.full((16, 16), IGNORE, np.int16)
-    image = rng.random((16, 16, 1)).astype(np.float32)
-    _, moved, _ = kdcore.Augmentation(geometric_share=1.0)(rng, image, mask)
-    assert (moved == IGNORE).all()
+    mask = np.full((3, 16, 16), IGNORE, np.int16)
+    image = rng.random((3, 16, 16, 1)).astype(np.float32)
+    kdcore.Augmentation(geometric_share=1.0)(rng, image, mask)
+    assert (mask == IGNORE).all()
 
 
 @settings(max_examples=30, deadline=None)
 @given(st.integers(0, 10_000), st.booleans())
 def test_augmentation_makes_no_new_labels(seed, flat):
     rng = np.random.default_rng(seed)
-    shape = (12, 16) if flat else (8, 12, 10)
+    shape = (3, 12, 16) if flat else (2, 8, 12, 10)
     mask = rng.choice([0, 2, 5], shape).astype(np.int16)
     image = rng.random((*shape, 2)).astype(np.float32)
     soft = np.log(rng.dirichlet([1, 1, 1], shape)).astype(np.float32)
-    out = kdcore.Augmentation(flip_axes=(0,))(rng, image, mask, soft)
-    assert set(np.unique(out[1])) <= {0, 2, 5}
-    assert out[0].shape == image.shape and np.isfinite(out[0]).all()
-    assert out[2].shape == soft.shape and np.isfinite(out[2]).all()
+    kdcore.Augmentation(flip_axes=(0,))(rng, image, mask, soft)
+    assert set(np.unique(mask)) <= {0, 2, 5}
+    assert np.isfinite(image).all() and np.isfinite(soft).all()
 
 
 def test_no_augmentation_is_the_identity(rng):
     nothing = kdcore.Augmentation(
         rotate_deg=0, scale=0, shift=0, elastic=0, gamma=0, noise=0, geometric_share=1.0
     )
-    image = rng.random((8, 8, 1)).astype(np.float32)
-    out, _, _ = nothing(rng, image, np.zeros((8, 8), np.int16))
-    np.testing.assert_array_equal(out, image)
+    image = rng.random((2, 8, 8, 1)).astype(np.float32)
+    before = image.copy()
+    nothing(rng, image, np.zeros((2, 8, 8), np.int16))
+    np.testing.assert_array_equal(image, before)
 
 
-def test_moved_soft_targets_are_interpolated_logits(rng):
-    soft = np.log(rng.dirichlet([1, 1, 1], (12, 10))).astype(np.float32)
-    coordinates = rng.uniform(0, 9, (2, 12, 10)).astype(np.float32)
-    moved = _sample_logits(soft, coordinates)
-    expected = _sample(soft, coordinates)
-    softmax = lambda z: np.exp(z) / np.exp(z).sum(-1, keepdims=True)  # noqa: E731
-    np.testing.assert_allclose(softmax(moved), softmax(expected), atol=1e-5)
+@pytest.mark.parametrize("shape", [(12, 10), (7, 12, 10), (1, 9), (1, 1, 1)])
+def test_interpolation_agrees_with_scipy(rng, shape):
+    image = rng.random((*shape, 3)).astype(np.float32)
+    mask = rng.integers(0, 5, shape)
+    places = rng.uniform(-4, 14, (len(shape), *shape)).astype(np.float32)
+    linear = [
+        ndimage.map_coordinates(image[..., k], places, order=1, mode="nearest") for k in range(3)
+    ]
+    nearest = ndimage.map_coordinates(mask, places, order=0, mode="nearest")
+    _move(places, mask, image)
+    np.testing.assert_allclose(image, np.stack(linear, -1), atol=1e-6)
+    np.testing.assert_array_equal(mask, nearest)
+
+
+def test_samples_of_a_batch_move_differently(rng):
+    image = np.tile(rng.random((1, 16, 16, 1)).astype(np.float32), (4, 1, 1, 1))
+    mask = np.zeros((4, 16, 16), np.int16)
+    kdcore.Augmentation(geometric_share=1.0)(rng, image, mask)
+    assert len({sample.tobytes() for sample in image}) == 4
+
+
+def test_noise_is_gaussian_and_as_large_as_it_says(rng):
+    noise = _gaussian(rng, (400, 500))
+    assert abs(noise.mean()) < 0.01 and abs(noise.std() - 1) < 0.01
+    assert abs((np.abs(noise) > 1.96).mean() - 0.05) < 0.005
 
 
 def test_elastic_displacement_is_as_large_as_it_says(rng):
-    field = np.stack(
-        [kdcore.Augmentation(elastic=2.0)._displacement(rng, (64, 48)) for _ in range(99)]
-    )
+    field = kdcore.Augmentation(elastic=2.0)._displacement(rng, 99, (64, 48))
     assert field.shape == (99, 2, 64, 48)
     assert 1.0 < field.std() < 2.5 and np.abs(np.diff(field, axis=2)).max() < 2
 
 
 def test_rotation_turns_by_the_angle_it_says():
     # A bright point to the right of the centre; at 90° it comes from above or below.
-    image = np.zeros((9, 9, 1), np.float32)
-    image[4, 7] = 1
+    image = np.zeros((1, 9, 9, 1), np.float32)
+    image[0, 4, 7] = 1
     turn = kdcore.Augmentation(
         rotate_deg=90, scale=0, shift=0, elastic=0, gamma=0, noise=0, geometric_share=1.0
     )
 
     class Largest:
-        def random(self):
-            return 0.0
+        def random(self, size):
+            return np.zeros(size)
 
         def uniform(self, low, high, size=None):
             return high if size is None else np.full(size, high)
 
-    out, _, _ = turn(Largest(), image, np.zeros((9, 9), np.int16))
-    assert np.unravel_index(out[..., 0].argmax(), (9, 9)) in {(1, 4), (7, 4)}
+    turn(Largest(), image, np.zeros((1, 9, 9), np.int16))
+    assert np.unravel_index(image[0, ..., 0].argmax(), (9, 9)) in {(1, 4), (7, 4)}
 
 
 def test_padding_repeats_the_border():
