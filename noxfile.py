@@ -99,9 +99,9 @@ def study(session: nox.Session) -> None:
 
 @nox.session
 def bench(session: nox.Session) -> None:
-    """What distillation costs beside plain training, as ratios within one run."""
-    install(session, "tensorflow")
-    session.run("python", "-m", "kdcore.bench", *session.posargs, env=QUIET)
+    """What distillation costs beside its alternatives. `-- --parts steps job latency growth`."""
+    install(session, "tensorflow", "export", groups=("torch", "bench"))
+    session.run("python", "docs/benchmark/run.py", *session.posargs, env=QUIET)
 
 
 @nox.session

@@ -1,0 +1,173 @@
+"""What all parts of the benchmark share: data, networks, timing in turns, rows."""
+
+import gc
+import time
+from collections.abc import Callable
+from dataclasses import asdict, dataclass
+from pathlib import Path
+from typing import Any
+
+import keras
+import numpy as np
+
+import kdcore
+from kdcore.files import digest
+from kdcore.results import markdown
+
+BATCH, CHUNK = 16, 50
+TEMPERATURE, ALPHA, RATE = 2.0, 0.5, 1e-2
+TARGETS = {
+    "kd_step_from_disk_over_plain": "≤ 1.05",
+    "kd_step_online_over_parts": "≤ 1.05",
+    "job_over_keras_distillation": "≤ 0.6",
+    "job_over_pytorch": "< 1",
+    "memory_10000_over_100": "≤ 1.1",
+    "time_slope_100_to_10000": "≤ 1.05",
+    "teacher_share_of_peak": "≥ 0.6",
+    "slices_over_prototype": "≥ 3",
+    "student_over_teacher_throughput": "≥ 10",
+}
+
+
+@dataclass(frozen=True)
+class Size:
+    """How much is measured. `SMOKE` is to see that it runs."""
+
+    shape: tuple[int, int] = (64, 48)
+    teacher_filters: int = 24
+    student_filters: int = 4
+    depth: int = 3
+    train_cases: int = 100
+    test_cases: int = 60
+    teacher_steps: int = 1200
+    student_steps: int = 2000
+    job_steps: int = 600
+    seeds: int = 5
+    repeats: int = 11
+    growth: tuple[int, ...] = (100, 1000, 10_000)
+
+
+FULL = Size()
+SMOKE = Size((32, 24), 4, 2, 1, 6, 4, 100, 100, 50, 2, 2, (4, 8, 16))
+
+
+class Setting:
+    """Hippocampus volumes, all labelled, and one trained teacher with its soft targets."""
+
+    def __init__(self, size: Size, folder: Path, data_dir: str | None) -> None:
+        self.size, self.folder, self.tag = size, folder, digest(asdict(size))[:8]
+        cases = kdcore.read_msd(kdcore.hippocampus_folder(data_dir))
+        self.train = cases[: size.train_cases]
+        self.test = cases[-size.test_cases :]
+
+    def batches(
+        self,
+        seed: int = 0,
+        soft_targets: Any = None,
+        chunk: int = CHUNK,
+        batch_size: int = BATCH,
+    ) -> Any:
+        """The same for every method: crops, augmentation, order."""
+        return kdcore.Batches(
+            self.train,
+            self.size.shape,
+            batch_size,
+            soft_targets=soft_targets,
+            augmentation=kdcore.Augmentation(),
+            num_batches=chunk,
+            seed=seed,
+        )
+
+    def student(self, seed: int = 0) -> keras.Model:
+        keras.utils.set_random_seed(seed)
+        return kdcore.unet(
+            (*self.size.shape, 1), 3, self.size.student_filters, self.size.depth, "student"
+        )
+
+    def teacher(self) -> keras.Model:
+        """Trained once, then read."""
+        path = self.folder / f"teacher-{self.tag}.keras"
+        if not path.exists():
+            keras.utils.set_random_seed(0)
+            model = kdcore.unet(
+                (*self.size.shape, 1), 3, self.size.teacher_filters, self.size.depth, "teacher"
+            )
+            fit(
+                compiled(model, self.size.teacher_steps, 3e-3),
+                self.batches(),
+                self.size.teacher_steps,
+            )
+            path.parent.mkdir(parents=True, exist_ok=True)
+            model.save(path)
+        model = keras.saving.load_model(path, compile=False)
+        model.compile(jit_compile=False)  # of `predict`
+        return model
+
+    def soft_targets(self, folder: Path | None = None) -> kdcore.SoftTargets:
+        folder = folder or self.folder / f"soft-{self.tag}"
+        return kdcore.SoftTargets.write(self.teacher(), self.train, folder)
+
+
+def schedule(steps: int, rate: float = RATE) -> Any:
+    warmup = max(1, steps // 10)
+    return keras.optimizers.schedules.CosineDecay(
+        0.0, max(1, steps - warmup), alpha=0.01, warmup_target=rate, warmup_steps=warmup
+    )
+
+
+def compiled(model: keras.Model, steps: int, rate: float = RATE) -> keras.Model:
+    """All Keras methods alike: XLA is slower on a CPU, and 25 steps are one call."""
+    model.compile(
+        keras.optimizers.Adam(schedule(steps, rate)),
+        loss=kdcore.DiceCrossEntropy(),
+        steps_per_execution=25,
+        jit_compile=False if keras.backend.backend() == "tensorflow" else "auto",
+    )
+    return model
+
+
+def fit(model: keras.Model, batches: Any, steps: int) -> None:
+    epochs = max(1, steps // batches.num_batches)
+    model.fit(batches, epochs=epochs, verbose=0, shuffle=False)
+
+
+def mean_dice(network: Any, cases: list[kdcore.Case]) -> float:
+    """Over labels and cases."""
+    scores = [
+        kdcore.dice(case.mask, kdcore.predict_mask(network, case), label)
+        for case in cases
+        for label in (1, 2)
+    ]
+    return float(np.nanmean(scores))
+
+
+def in_turns(jobs: dict[str, Callable[[], object]], repeats: int) -> dict[str, np.ndarray]:
+    """Seconds of each job in each round, after one round that is not counted."""
+    times: dict[str, list[float]] = {name: [] for name in jobs}
+    for round_number in range(repeats + 1):
+        for name, job in jobs.items():
+            gc.collect()
+            start = time.perf_counter()
+            job()
+            if round_number:
+                times[name].append(time.perf_counter() - start)
+    return {name: np.array(values) for name, values in times.items()}
+
+
+def row(name: str, unit: str, values: Any) -> dict[str, Any]:
+    low, middle, high = np.percentile(np.asarray(values, float), (0, 50, 100))
+    return {"name": name, "unit": unit, "min": low, "median": middle, "max": high}
+
+
+def table(rows: list[dict[str, Any]]) -> str:
+    header = ["row", "unit", "min", "median", "max", "target"]
+    lines = [
+        [
+            r["name"],
+            r["unit"],
+            *(f"{r[key]:.3g}" for key in ("min", "median", "max")),
+            TARGETS.get(r["name"], ""),
+        ]
+        for r in rows
+    ]
+    return markdown(header, lines)

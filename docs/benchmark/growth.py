@@ -1,0 +1,75 @@
+"""Does the way of the data stay flat in memory and linear in time, to 10,000 scans?
+
+Each number of scans is a process of its own. Scans are simulated with voxels of 6 mm, kept on
+disk, labelled by a small teacher, and drawn once in batches.
+"""
+
+import json
+import resource
+import shutil
+import subprocess
+import sys
+import time
+from pathlib import Path
+from typing import Any
+
+import numpy as np
+from common import row
+
+import kdcore
+
+SHAPE = (32, 28)
+
+
+def measure(counts: tuple[int, ...], folder: Path) -> list[dict[str, Any]]:
+    results = []
+    for count in counts:
+        command = [sys.executable, __file__, str(count), str(folder)]
+        done = subprocess.run(command, stdout=subprocess.PIPE, text=True, check=True)  # noqa: S603
+        results.append(json.loads(done.stdout.splitlines()[-1]))
+        print(f"  {count} scans: {results[-1]}", flush=True)
+    first, last = results[0], results[-1]
+    many, few = counts[-1], counts[0]
+    phases = [key for key in first if key != "memory"]
+    slope = {
+        key: np.polyfit(np.log(counts), np.log([r[key] for r in results]), 1)[0] for key in phases
+    }
+    return [
+        row(f"memory_{many}_over_{few}", "ratio", [last["memory"] / first["memory"]]),
+        row(f"time_slope_{few}_to_{many}", "exponent", [slope["all"]]),
+        *(row(f"time_slope_{key}", "exponent", [slope[key]]) for key in phases if key != "all"),
+        *(row(f"{key}_{many}", "ms a scan", [1000 * last[key] / many]) for key in phases),
+        row(f"peak_memory_{many}", "GiB", [last["memory"]]),
+    ]
+
+
+def walk(count: int, folder: Path) -> dict[str, float]:
+    seconds = {}
+    start = last = time.perf_counter()
+
+    def lap(name: str) -> None:
+        nonlocal last
+        seconds[name], last = time.perf_counter() - last, time.perf_counter()
+
+    simulation = kdcore.Simulation(spacing_mm=6.0)
+    cases = kdcore.simulate_cases(count, simulation=simulation, folder=folder / "scans")
+    lap("simulate")
+    teacher = kdcore.unet((*SHAPE, 4), 3, filters=2, depth=2)
+    teacher.compile(jit_compile=False)
+    targets = kdcore.SoftTargets.write(teacher, cases, folder / f"soft-{count}")
+    lap("label")
+    batches = kdcore.Batches(cases, SHAPE, soft_targets=targets)
+    lap("open")
+    for index in range(len(batches)):
+        batches[index]
+    lap("read")
+    seconds["all"] = time.perf_counter() - start
+    shutil.rmtree(folder / f"soft-{count}")
+    # Each count simulates its own scans, or the larger ones would find the smaller ones'.
+    shutil.rmtree(folder / "scans")
+    seconds["memory"] = resource.getrusage(resource.RUSAGE_SELF).ru_maxrss / 2**20
+    return seconds
+
+
+if __name__ == "__main__":
+    print(json.dumps(walk(int(sys.argv[1]), Path(sys.argv[2]))))

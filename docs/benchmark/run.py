@@ -1,0 +1,66 @@
+"""`nox -s bench`: what distillation costs, beside what one would use instead.
+
+Ratios within one run, since machines are shared and noisy; min, median and max of several
+rounds. A part's rows replace those of an earlier run in the results file.
+"""
+
+import argparse
+import sys
+import tempfile
+from pathlib import Path
+from typing import Any
+
+import common
+import growth
+import job
+import latency
+import steps
+
+from kdcore.files import read_json, write_json
+from kdcore.runs import provenance
+
+PARTS = ("steps", "job", "latency", "growth")
+
+
+def main() -> int:
+    parser = argparse.ArgumentParser(description=__doc__)
+    parser.add_argument("--parts", nargs="+", choices=PARTS, default=list(PARTS))
+    parser.add_argument("--data-dir", default=None, help="folder of the hippocampus volumes")
+    parser.add_argument("--folder", type=Path, default=Path("runs/bench"), help="for networks")
+    parser.add_argument("--out", type=Path, default=None, help="JSON file for the rows")
+    parser.add_argument("--smoke", action="store_true", help="only see that it runs")
+    options = parser.parse_args()
+    size = common.SMOKE if options.smoke else common.FULL
+    setting = common.Setting(size, options.folder, options.data_dir)
+    arguments = ["--folder", str(options.folder)]
+    arguments += ["--data-dir", options.data_dir] if options.data_dir else []
+    arguments += ["--smoke"] if options.smoke else []
+    for part in options.parts:
+        print(f"{part} …", flush=True)
+        rows = measure(part, setting, arguments)
+        print(common.table(rows), flush=True)
+        if options.out:
+            save(options.out, part, rows)
+    return 0
+
+
+def measure(part: str, setting: common.Setting, arguments: list[str]) -> list[dict[str, Any]]:
+    if part == "steps":
+        return steps.measure(setting)
+    if part == "job":
+        return job.measure(setting, arguments)
+    if part == "latency":
+        return latency.measure(setting, arguments)
+    with tempfile.TemporaryDirectory() as folder:
+        return growth.measure(setting.size.growth, Path(folder))
+
+
+def save(path: Path, part: str, rows: list[dict[str, Any]]) -> None:
+    old = read_json(path)["rows"] if path.exists() else []
+    kept = [r for r in old if r.get("part", part) != part]
+    new = [{"part": part, **r, **provenance()} for r in rows]
+    write_json(path, {"rows": kept + new, **provenance()})
+
+
+if __name__ == "__main__":
+    sys.exit(main())
