@@ -92,9 +92,16 @@ def backend(session: nox.Session, name: str) -> None:
 
 @nox.session
 def study(session: nox.Session) -> None:
-    """Several seeds and numbers of labels, resumable. `-- --study main|cross-modal --seeds 3`."""
+    """Arms, seeds, numbers of labels; resumable. `-- --study evidence --data hippocampus`."""
     install(session, "tensorflow", "figures")
     session.run("python", "-m", "kdcore.study", *session.posargs, env=QUIET)
+
+
+@nox.session
+def evaluate(session: nox.Session) -> None:
+    """A trained network on your folder: `-- --weights docs/weights/student.keras --data FOLDER`."""
+    install(session, "tensorflow", "export")
+    session.run("python", "-m", "kdcore.evaluation", *session.posargs, env=QUIET)
 
 
 @nox.session

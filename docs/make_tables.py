@@ -52,11 +52,17 @@ def rows(name: str) -> str:
 
 
 def bench() -> str:
+    rows = read_json(RESULTS / "bench.json")["rows"]
     table = [
-        [row["name"], row["unit"], *(f"{row[key]:.3g}" for key in ("min", "median", "max"))]
-        for row in read_json(RESULTS / "bench.json")["rows"]
+        [
+            row["name"],
+            row["unit"],
+            *(f"{row[key]:.3g}" for key in ("min", "median", "max")),
+            row.get("target", ""),
+        ]
+        for row in rows
     ]
-    return markdown(["row", "unit", "min", "median", "max"], table)
+    return markdown(["row", "unit", "min", "median", "max", "target"], table)
 
 
 TABLES: dict[str, Callable[[], str]] = {

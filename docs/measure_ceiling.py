@@ -9,7 +9,8 @@ from pathlib import Path
 import numpy as np
 from scipy import ndimage, stats
 
-from kdcore import experiment, results
+from kdcore import results
+from kdcore.arguments import from_arguments
 from kdcore.cases import Case
 from kdcore.files import write_json
 from kdcore.statistics import gap_closed, per_case
@@ -61,6 +62,6 @@ def contrasts(cases: list[Case]) -> None:
 
 
 if __name__ == "__main__":
-    job = experiment.from_arguments([], study="cross-modal")
+    job = from_arguments([], study="cross-modal")
     ceiling(job.task.scored)
     contrasts([case for case in job.take("test") if (case.mask > 0).any()])

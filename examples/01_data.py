@@ -15,9 +15,10 @@ import matplotlib.pyplot as plt
 import numpy as np
 
 import kdcore
-from kdcore import experiment, figures
+from kdcore import figures
+from kdcore.arguments import from_arguments
 
-job = experiment.from_arguments()
+job = from_arguments()
 folder = job.root / "figures"
 folder.mkdir(parents=True, exist_ok=True)
 print(f"{len(job.cases)} cases: {job.task.name}. {job.task.note}")

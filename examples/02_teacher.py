@@ -11,10 +11,10 @@
 import keras
 
 import kdcore
-from kdcore import experiment
+from kdcore.arguments import from_arguments
 from kdcore.metrics import mean_dice
 
-job = experiment.from_arguments()
+job = from_arguments()
 training = job.training("teacher")
 print(training)
 

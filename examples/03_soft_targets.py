@@ -13,10 +13,11 @@ import numpy as np
 
 import kdcore
 from kdcore import experiment
+from kdcore.arguments import from_arguments
 from kdcore.checks import soften
 from kdcore.figures import soft_target_maps
 
-job = experiment.from_arguments()
+job = from_arguments()
 teacher_run = experiment.train(job, "teacher")  # opens what example 2 trained
 teacher = teacher_run.load()
 split = job.split

@@ -12,10 +12,13 @@ import matplotlib.pyplot as plt
 import numpy as np
 
 import kdcore
-from kdcore import experiment, figures, results, study
+from kdcore import experiment, figures, results
+from kdcore.arguments import from_arguments
 from kdcore.metrics import case_dice
+from kdcore.published import beside_published, published_results
+from kdcore.summary import summarize
 
-job = experiment.from_arguments()
+job = from_arguments()
 folder = job.root / "figures"
 folder.mkdir(parents=True, exist_ok=True)
 
@@ -47,7 +50,7 @@ print(report)
 # percentile of the distance between the surfaces.
 
 # %%
-summary = study.summarize(job, runs.values())
+summary = summarize(job, runs.values())
 summary["check_teaching"] = report.to_dict()
 path = results.save_results(summary, job.root / "results.json")
 print(job.task.name)
@@ -60,6 +63,21 @@ print(results.table(summary, job.task.scored))
 
 # %%
 print(results.comparison_table(summary, job.task.scored))
+
+# %% [markdown]
+# ## Beside the published numbers
+#
+# Another seed, other labelled scans, another processor: your numbers will differ from the
+# published ones. The published seeds say by how much a further seed is expected to.
+
+# %%
+published = published_results(job.name, job.config.num_labelled)
+if published is None:
+    print("Nothing is published for these data, this tier and this number of labels.")
+else:
+    for label in job.task.compared:
+        name = job.task.scored.get(label, label)
+        print(beside_published(summary, published, label, name), end="\n\n")
 
 # %% [markdown]
 # ## Loss curves

@@ -24,9 +24,11 @@ import matplotlib.pyplot as plt
 import numpy as np
 
 import kdcore
-from kdcore import experiment, figures, results, study
+from kdcore import experiment, figures, results
+from kdcore.arguments import from_arguments
+from kdcore.summary import summarize
 
-job = experiment.from_arguments(study="cross-modal")
+job = from_arguments(study="cross-modal")
 folder = job.root / "figures"
 folder.mkdir(parents=True, exist_ok=True)
 print(f"{len(job.cases)} cases: {job.task.name}. {job.task.note}")
@@ -79,7 +81,7 @@ soft_targets.check_images(t1_only, "percentile")
 # %%
 runs = {arm: experiment.train(job, arm, verbose="auto") for arm in job.config.arms}
 networks = {arm: run.load() for arm, run in runs.items()}
-summary = study.summarize(job, runs.values())
+summary = summarize(job, runs.values())
 path = results.save_results(summary, job.root / "results.json")
 print(job.task.name)
 print(results.table(summary, job.task.scored))

@@ -17,13 +17,13 @@ import numpy as np
 from keras import layers, ops
 
 import kdcore
-from kdcore import experiment
+from kdcore.arguments import from_arguments
 from kdcore.files import digest, write_json
 from kdcore.metrics import mean_dice
 from kdcore.results import comparison_table, markdown
 from kdcore.runs import provenance
 
-job = experiment.from_arguments()
+job = from_arguments()
 
 
 # %%

@@ -18,6 +18,9 @@ class Distillation:
         unlabelled: Whether the unlabelled training cases are used as well.
         labelled_share: Share of labelled slices in its batches, if they are.
         temperature, alpha: As for `Distiller`; alpha weighs the soft loss.
+        soft_loss: "regional", "kl" or "channel-wise".
+        online: Run the teacher along instead of reading its soft targets from disk.
+        hints: Pairs (layer of the student, layer of the teacher); the teacher runs along.
     """
 
     teacher: str = "teacher"
@@ -25,6 +28,9 @@ class Distillation:
     labelled_share: float = 0.25
     temperature: float = 2.0
     alpha: float = 0.9
+    soft_loss: str = "regional"
+    online: bool = False
+    hints: tuple[tuple[str, str], ...] = ()
 
 
 @dataclass(frozen=True)
@@ -40,6 +46,9 @@ class Training:
         batch_size: Slices or patches a step.
         sequences: The sequences it sees; None means all.
         distillation: None for an arm that learns from labels alone.
+        label_smoothing: ε of the hard loss.
+        member: Another number is another start and order: for the members of an ensemble.
+        members: Arms whose calibrated ensemble this is; it is not trained itself.
     """
 
     filters: int
@@ -49,6 +58,14 @@ class Training:
     batch_size: int = 16
     sequences: tuple[str, ...] | None = None
     distillation: Distillation | None = None
+    label_smoothing: float = 0.0
+    member: int = 0
+    members: tuple[str, ...] = ()
+
+    @property
+    def needs(self) -> tuple[str, ...]:
+        """The arms that must be trained before."""
+        return self.members + ((self.distillation.teacher,) if self.distillation else ())
 
 
 @dataclass(frozen=True)
@@ -76,10 +93,10 @@ class Config:
     def __post_init__(self) -> None:
         known: list[str] = []
         for name, arm in self.arms.items():
-            if arm.distillation is not None and arm.distillation.teacher not in known:
+            missing = [needed for needed in arm.needs if needed not in known]
+            if missing:
                 raise ValueError(
-                    f"The teacher of {name} is {arm.distillation.teacher!r}, which is none of the "
-                    f"arms before it: {known}."
+                    f"{name} needs {missing}, which are none of the arms before it: {known}."
                 )
             known.append(name)
 
@@ -165,8 +182,74 @@ BRATS = replace(
     num_cases=None,
     arms={name: replace(arm, shape=(80, 80)) for name, arm in CROSS_MODAL.arms.items()},
 )
+
+
+def _evidence(main: Config, flat_teacher: Training, middle: str = "bottleneck_relu1") -> Config:
+    """The arms of the published study, from those of the main job."""
+    teacher, plain = main.arms["teacher"], main.arms["baseline"]
+    larger = replace(plain, filters=9, learning_rate=1e-2)  # about 150 k parameters
+
+    def taught(teacher: str = "teacher", of: Training = plain, **settings: Any) -> Training:
+        return replace(of, distillation=Distillation(teacher, **settings))
+
+    arms = {
+        "teacher": teacher,
+        "baseline": plain,
+        "student": taught(),
+        "teacher-1": replace(teacher, member=1),
+        "teacher-2": replace(teacher, member=2),
+        "ensemble": replace(teacher, steps=0, members=("teacher", "teacher-1", "teacher-2")),
+        "student-ensemble": taught("ensemble"),
+        "student-labelled": taught(unlabelled=False),
+        "label-smoothing": replace(plain, label_smoothing=0.1),
+        "self": taught("baseline"),
+        "channel-wise": taught(soft_loss="channel-wise", temperature=4.0),
+        "baseline-150k": larger,
+        "student-150k": taught(of=larger),
+        "student-ensemble-150k": taught("ensemble", of=larger),
+        "teacher-2d": flat_teacher,
+        "student-2d": taught("teacher-2d"),
+        "online-2d": taught("teacher-2d", online=True),
+        "hints-2d": taught("teacher-2d", hints=((middle, middle),)),
+    }
+    return replace(main, arms=arms)
+
+
+def _ablation(main: Config) -> Config:
+    """The student at every temperature and alpha."""
+    plain = main.arms["baseline"]
+    students = {
+        f"T{temperature}-alpha{alpha:g}": replace(
+            plain, distillation=Distillation(temperature=float(temperature), alpha=alpha)
+        )
+        for temperature in (1, 2, 4, 8)
+        for alpha in (0.1, 0.5, 0.9, 1.0)
+    }
+    return replace(main, arms={"teacher": main.arms["teacher"], "baseline": plain, **students})
+
+
+_FLAT = Training(filters=16, steps=1200, learning_rate=5e-3)
+_CORE = ("teacher", "baseline", "student")
+_SECOND = (*_CORE, "student-ensemble", "label-smoothing", "self", "channel-wise", "student-150k")
 STUDIES = {
     "main": {"simulated": tiers(SIMULATED), "hippocampus": tiers(HIPPOCAMPUS)},
     "cross-modal": {"simulated": tiers(CROSS_MODAL), "brats": tiers(BRATS)},
+    "evidence": {
+        "hippocampus": tiers(_evidence(HIPPOCAMPUS, _FLAT)),
+        "simulated": tiers(_evidence(SIMULATED, replace(_FLAT, shape=(64, 56)))),
+    },
+    "ablation": {
+        "hippocampus": tiers(_ablation(HIPPOCAMPUS)),
+        "simulated": tiers(_ablation(SIMULATED)),
+    },
 }
 """`[study][data][tier]`; the first data set of a study is its default."""
+PLANS: dict[str, list[tuple[int | None, tuple[str, ...] | None]]] = {
+    "evidence": [
+        (8, None),
+        (120, (*_SECOND, "baseline-150k")),
+        (20, _CORE),
+        (50, _CORE),
+    ]
+}
+"""`(number of labelled cases, arms)` in the order they are run; None means those of the config."""

@@ -23,6 +23,9 @@ def count_macs(model: keras.Model, space: Sequence[int] | None = None) -> int:
     Raises:
         ValueError: If a size is not known.
     """
+    members = [layer for layer in model.layers if isinstance(layer, keras.Model)]
+    if members:  # an ensemble
+        return sum(count_macs(member, space) for member in members)
     if space is not None and isinstance(model, UNet):
         model = UNet(**{**model.get_config(), "input_shape": (*space, model.input_shape[-1])})
     if None in model.input_shape[1:]:

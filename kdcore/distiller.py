@@ -4,13 +4,14 @@ Left out on purpose: a training loop of our own (Keras' `fit` does it), probabil
 heads, a teacher that learns along.
 """
 
-from collections.abc import Sequence
+from collections.abc import Mapping, Sequence
 from typing import Any
 
 import keras
 from keras import ops
 
 from kdcore.hard_losses import DiceCrossEntropy
+from kdcore.hints import Hints
 from kdcore.losses import SoftLoss, mean_teacher_logits, regional_kd_loss
 from kdcore.targets import (
     check_arrays,
@@ -56,6 +57,9 @@ class Distiller(keras.Model):
             1 − alpha. With 0 the teacher is not run and training is plain `student.fit`.
         soft_loss: `(teacher_logits, student_logits, temperature, sample_weight)` ->
             scalar. Default `kdcore.regional_kd_loss`; `kdcore.kd_loss` is the KL alone.
+        hints: `{student's layer: teacher's layer}` whose features shall agree, too, through a
+            1×1 projector (see `kdcore.hints`). Needs one functional teacher, run along.
+        hint_weight: Of the hint loss, which is added to L.
 
     Raises:
         ValueError: For an impossible temperature or alpha, a teacher that is the
@@ -71,6 +75,8 @@ class Distiller(keras.Model):
         temperature: float = 2.0,
         alpha: float = 0.5,
         soft_loss: SoftLoss = regional_kd_loss,
+        hints: Mapping[str, str] | None = None,
+        hint_weight: float = 1.0,
         **kwargs: Any,
     ) -> None:
         super().__init__(**kwargs)
@@ -82,6 +88,10 @@ class Distiller(keras.Model):
         self.student, self.teachers = student, teachers
         self.temperature, self.alpha = float(temperature), float(alpha)
         self.soft_loss = soft_loss
+        self.hints = None
+        if hints:
+            _check_hints(teachers, hint_weight)
+            self.hints = Hints(student, teachers[0], hints, hint_weight)
         self._hard_tracker = keras.metrics.Mean(name="hard_loss")
         self._soft_tracker = keras.metrics.Mean(name="soft_loss")
         self._evaluating = False
@@ -102,7 +112,12 @@ class Distiller(keras.Model):
         self.built = True
 
     def call(self, x: Tensor, training: bool | None = None) -> Tensor:
-        return self.student(input_of("student", x), training=training)
+        image = input_of("student", x)
+        if self.hints is None or not training:
+            return self.student(image, training=training)
+        logits, loss = self.hints(image, input_of("teacher", x))
+        self.add_loss(loss)
+        return logits
 
     def compute_loss(
         self,
@@ -167,6 +182,8 @@ class Distiller(keras.Model):
             "temperature": self.temperature,
             "alpha": self.alpha,
             "soft_loss": serialize(self.soft_loss),
+            "hints": None if self.hints is None else self.hints.pairs,
+            "hint_weight": 1.0 if self.hints is None else self.hints.weight,
         }
 
     @classmethod
@@ -219,6 +236,15 @@ def _check_settings(temperature: float, alpha: float) -> None:
             f"alpha must lie in [0, 1]. Received: {alpha}. It weighs the soft loss: "
             "0 is training without a teacher, 1 is without labels."
         )
+
+
+def _check_hints(teachers: list[keras.Model], weight: float) -> None:
+    if len(teachers) != 1:
+        raise ValueError(
+            f"Hints need exactly one teacher that runs along. Received: {len(teachers)}."
+        )
+    if not 0 < float(weight) < float("inf"):
+        raise ValueError(f"hint_weight must be a positive number. Received: {weight}.")
 
 
 def _check_networks(student: keras.Model, teachers: list[keras.Model]) -> None:

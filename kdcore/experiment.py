@@ -4,28 +4,30 @@ The examples walk through it step by step; `train` is the same in one call, for 
 over many seeds.
 """
 
-import argparse
-import os
-import sys
 from collections.abc import Sequence
 from dataclasses import asdict, replace
 from functools import cached_property
 from pathlib import Path
+from typing import Any
 
 import keras
 
 from kdcore.batches import Batches
 from kdcore.cases import Case
-from kdcore.config import STEPS_AN_EPOCH, STUDIES, Config, Training
+from kdcore.config import STEPS_AN_EPOCH, Config, Training
 from kdcore.distiller import Distiller
-from kdcore.files import digest
+from kdcore.ensemble import ensemble, fit_temperature
+from kdcore.files import digest, lock
 from kdcore.hard_losses import DiceCrossEntropy
-from kdcore.metrics import evaluate, evaluate_with_calibration, mean_dice
+from kdcore.losses import channel_wise_loss, kd_loss, regional_kd_loss
+from kdcore.metrics import agreement, evaluate, evaluate_with_calibration, mean_dice
 from kdcore.runs import Run
 from kdcore.soft_targets import SoftTargets
 from kdcore.splits import Split, split_cases
 from kdcore.tasks import TASKS
 from kdcore.unet import unet
+
+SOFT_LOSSES = {"regional": regional_kd_loss, "kl": kd_loss, "channel-wise": channel_wise_loss}
 
 
 class Experiment:
@@ -91,7 +93,7 @@ class Experiment:
 
     def network(self, arm: str) -> keras.Model:
         """The arm's U-Net; networks of one seed and shape start from the same weights."""
-        keras.utils.set_random_seed(self.seed)
+        keras.utils.set_random_seed(self._luck(arm))
         filters, depth = self.training(arm).filters, self.config.depth
         return unet(self.input_shape(arm), self.task.num_classes, filters, depth, arm)
 
@@ -116,7 +118,7 @@ class Experiment:
         steps_an_epoch = min(STEPS_AN_EPOCH, training.steps)
         model.compile(
             optimizer=keras.optimizers.Adam(rate),
-            loss=DiceCrossEntropy(),
+            loss=DiceCrossEntropy(label_smoothing=training.label_smoothing),
             # Fewer returns to Python; on a CPU XLA is slower than TensorFlow's kernels.
             steps_per_execution=min(25, steps_an_epoch),
             jit_compile=False if keras.backend.backend() == "tensorflow" else "auto",
@@ -139,17 +141,35 @@ class Experiment:
             augmentation=self.config.augmentation,
             labelled_share=distillation.labelled_share if distillation else None,
             num_batches=min(STEPS_AN_EPOCH, training.steps),
-            seed=self.seed,
+            seed=self._luck(arm),
         )
 
-    def run(self, arm: str, soft_targets: SoftTargets | None = None) -> Run:
-        """The arm's run folder."""
-        settings = asdict(self.config)
-        del settings["arms"]
-        settings |= {"training": asdict(self.training(arm)), "data_digest": self.data_digest}
+    def run(
+        self, arm: str, soft_targets: SoftTargets | None = None, networks: Sequence[Run] = ()
+    ) -> Run:
+        """The arm's run folder; another teacher or another member is another folder."""
+        settings = self._settings(arm)
         if soft_targets is not None:
             settings["soft_targets"] = soft_targets.digest()
+        if networks:
+            settings["networks"] = [run.result["model_digest"] for run in networks]
         return Run(self.root, arm, self.seed, settings, self.split)
+
+    def key(self, arm: str) -> str:
+        """A digest of all that decides the arm's result, known before anything is trained."""
+        needed = [self.key(name) for name in self.training(arm).needs]
+        return digest(self._settings(arm), arm, self.seed, vars(self.split), needed)
+
+    def _settings(self, arm: str) -> dict[str, Any]:
+        settings = asdict(self.config)
+        del settings["arms"]
+        return settings | {
+            "training": asdict(self.training(arm)),
+            "data_digest": self.data_digest,
+        }
+
+    def _luck(self, arm: str) -> int:
+        return self.seed + 1000 * self.training(arm).member
 
     @cached_property
     def data_digest(self) -> str:
@@ -168,7 +188,8 @@ class Experiment:
         folder = teacher.folder.with_name(f"soft-targets-{teacher.folder.name}")
         cases = self.take("labelled", distillation.teacher)
         cases += self.take("unlabelled", distillation.teacher)
-        return SoftTargets.write(teacher.load(), cases, folder, split=self.split)
+        with lock(folder):
+            return SoftTargets.write(teacher.load(), cases, folder, split=self.split)
 
     def finish(self, run: Run, model: keras.Model) -> Run:
         """Evaluate on the test cases and write the run's result."""
@@ -178,7 +199,15 @@ class Experiment:
         chosen_on = evaluate(
             model, validation, regions=regions, split=self.split, part="validation"
         )
-        run.finish(model, scores, calibration=beliefs, validation_dice=mean_dice(chosen_on))
+        extra = {}
+        distillation = self.training(run.arm).distillation
+        if distillation is not None:
+            teacher = train(self, distillation.teacher).load()
+            seen = self.take("test", distillation.teacher)
+            extra["agreement"] = agreement(teacher, seen, model, test)
+        run.finish(
+            model, scores, calibration=beliefs, validation_dice=mean_dice(chosen_on), **extra
+        )
         return run
 
     def _training_cases(self, arm: str) -> list[Case]:
@@ -197,54 +226,46 @@ def train(experiment: Experiment, arm: str, verbose: int | str = 0) -> Run:
         arm: One of the configuration's; a student's teacher is trained first.
         verbose: As in Keras' `fit`.
     """
-    soft_targets = experiment.soft_targets(arm)
-    run = experiment.run(arm, soft_targets)
-    if run.finished:
-        return run
-    model = network = experiment.network(arm)
-    distillation = experiment.training(arm).distillation
+    training, distillation = experiment.training(arm), experiment.training(arm).distillation
+    along = distillation is not None and (distillation.online or bool(distillation.hints))
+    soft_targets = None if along else experiment.soft_targets(arm)
+    networks = [train(experiment, name) for name in training.needs if along or training.members]
+    run = experiment.run(arm, soft_targets, networks)
+    with lock(run.folder):
+        if run.finished:
+            return run
+        if training.members:
+            return experiment.finish(run, _calibrated(experiment, arm, networks))
+        return _train(experiment, run, soft_targets, networks, verbose)
+
+
+def _train(
+    experiment: Experiment,
+    run: Run,
+    soft_targets: SoftTargets | None,
+    networks: Sequence[Run],
+    verbose: int | str,
+) -> Run:
+    arm, distillation = run.arm, experiment.training(run.arm).distillation
+    model = experiment.network(arm)
     if distillation is not None:
-        model = Distiller(network, temperature=distillation.temperature, alpha=distillation.alpha)
+        model = Distiller(
+            model,
+            networks[0].load() if networks else None,
+            distillation.temperature,
+            distillation.alpha,
+            SOFT_LOSSES[distillation.soft_loss],
+            hints=dict(distillation.hints),
+        )
     experiment.compile(model, arm)
     batches = experiment.batches(arm, soft_targets)
     run.fit(model, batches, experiment.epochs(arm), verbose=verbose)
     return experiment.finish(run, model)
 
 
-def from_arguments(arguments: Sequence[str] | None = None, study: str = "main") -> Experiment:
-    """The experiment that the command line asks for (in a notebook: the environment).
-
-    `--data NAME --tier smoke|quick|full --data-dir FOLDER --runs FOLDER --seed N`; they default
-    to KDCORE_DATASET, KDCORE_TIER, none, KDCORE_RUNS and 0. `--labelled`, `--validation` and
-    `--test` change the numbers of cases, for data of your own.
-    """
-    parser = argparse.ArgumentParser(description=f"kdcore: {study}")
-    add_arguments(parser, study)
-    if arguments is None:
-        arguments = [] if "ipykernel" in sys.modules else sys.argv[1:]
-    return from_options(parser.parse_args(arguments), study)
-
-
-def add_arguments(parser: argparse.ArgumentParser, study: str) -> None:
-    """The arguments that every experiment of a study understands."""
-    get, data = os.environ.get, list(STUDIES[study])
-    wanted = get("KDCORE_DATASET")
-    parser.add_argument("--data", choices=data, default=wanted if wanted in data else data[0])
-    parser.add_argument(
-        "--tier", choices=["smoke", "quick", "full"], default=get("KDCORE_TIER", "quick")
-    )
-    parser.add_argument("--data-dir", default=None, help="folder that holds the data")
-    parser.add_argument("--runs", default=get("KDCORE_RUNS", "runs"), help="folder of the runs")
-    parser.add_argument("--seed", type=int, default=0)
-    for part in ("labelled", "validation", "test"):
-        parser.add_argument(f"--{part}", type=int, default=None, help=f"number of {part} cases")
-
-
-def from_options(options: argparse.Namespace, study: str) -> Experiment:
-    """The experiment of parsed arguments."""
-    config = STUDIES[study][options.data][options.tier]
-    counts = {f"num_{part}": getattr(options, part) for part in ("labelled", "validation", "test")}
-    config = replace(config, **{k: n for k, n in counts.items() if n is not None})
-    name = f"{options.data}-{options.tier}"
-    name = name if study == "main" else f"{study}-{name}"
-    return Experiment(config, name, options.runs, options.data_dir, options.seed)
+def _calibrated(experiment: Experiment, arm: str, members: Sequence[Run]) -> keras.Model:
+    """The members' ensemble, with the temperature that suits the validation cases."""
+    networks = [run.load() for run in members]
+    validation = experiment.take("validation", members[0].arm)
+    temperature = fit_temperature(ensemble(networks), validation)
+    return ensemble(networks, temperature, name=arm)

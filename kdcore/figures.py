@@ -42,14 +42,15 @@ def label_budgets(
     """Dice over the number of labelled cases: mean of an arm's seeds, band from least to most.
 
     Args:
-        summaries: Results with different `config["num_labelled"]` and the same arms.
+        summaries: Results with different `config["num_labelled"]`; arms that all have are shown.
         label: A label, a region or "mean".
         title: Over the figure; says what the data are.
     """
     figure, axes = _panels(1, 1, 5.4, 3.6)
     axis = axes[0][0]
     budgets = [summary["config"]["num_labelled"] for summary in summaries]
-    for number, arm in enumerate(summaries[0]["arms"]):
+    arms = [a for a in summaries[0]["arms"] if all(a in s["arms"] for s in summaries)]
+    for number, arm in enumerate(arms):
         values = [list(dice_of_seeds(s["arms"][arm], label).values()) for s in summaries]
         color = COLORS[number % len(COLORS)]
         means = [np.mean(v) for v in values]

@@ -10,6 +10,7 @@ from pathlib import Path
 from typing import Any
 
 import numpy as np
+from filelock import FileLock
 
 _UMASK = os.umask(0)
 os.umask(_UMASK)
@@ -37,9 +38,22 @@ def replacing(path: str | Path) -> Iterator[Path]:
         temporary.unlink(missing_ok=True)
 
 
-def write_json(path: str | Path, content: Any) -> None:
+@contextmanager
+def lock(path: str | Path, wait: bool = True) -> Iterator[None]:
+    """Hold `<path>.lock` against other processes; the system lets go when a process dies.
+
+    Raises:
+        filelock.Timeout: If another process holds it and `wait` is False.
+    """
+    path = Path(path)
+    path.parent.mkdir(parents=True, exist_ok=True)
+    with FileLock(f"{path}.lock", timeout=-1 if wait else 0):
+        yield
+
+
+def write_json(path: str | Path, content: Any, indent: int | None = 1) -> None:
     """Write JSON; NaN and infinities become null."""
-    text = json.dumps(plain(content), allow_nan=False, indent=1, sort_keys=True)
+    text = json.dumps(plain(content), allow_nan=False, indent=indent, sort_keys=True)
     with replacing(path) as temporary:
         temporary.write_text(text + "\n", encoding="utf-8")
 

@@ -92,7 +92,8 @@ def _logits(network: keras.Model, image: np.ndarray, case: Case) -> np.ndarray:
 
 def _multiple(network: keras.Model) -> int:
     """What sizes must be multiples of; 16 suits most networks that are not ours."""
-    return 2**network.depth if isinstance(network, UNet) else 16
+    parts = [m for m in (network, *network.layers) if isinstance(m, UNet)]
+    return max((2**part.depth for part in parts), default=16)
 
 
 def _places(space: Sequence[int], window: Sequence[int]) -> Iterator[tuple[slice, ...]]:

@@ -15,7 +15,7 @@ from keras import ops
 from tqdm import tqdm
 
 from kdcore.cases import Case
-from kdcore.inference import predict_probabilities
+from kdcore.inference import predict_mask, predict_probabilities
 from kdcore.normalization import Normalization
 from kdcore.splits import Split
 from kdcore.voxels import IGNORE, Tensor, combine_weights
@@ -145,6 +145,37 @@ def evaluate_with_calibration(
         scores[case.case_id] = evaluate_case(case, probabilities, regions)
         beliefs[case.case_id] = calibration(mask, probabilities)
     return scores, beliefs
+
+
+def agreement(
+    teacher: keras.Model,
+    teacher_cases: Iterable[Case],
+    student: keras.Model,
+    student_cases: Iterable[Case],
+    normalization: Normalization = "percentile",
+) -> dict[str, float]:
+    """Dice between what teacher and student say, per case, mean over the labels either names.
+
+    Args:
+        teacher: A network, a `Distiller` or an exported one.
+        teacher_cases: What it sees.
+        student: Likewise.
+        student_cases: The same cases in the same order, perhaps with fewer sequences.
+        normalization: The one both were trained with.
+
+    Returns:
+        `{case_id: Dice}`; NaN where both see background alone.
+
+    Reference: "fidelity" in Stanton et al. 2021, section 3, https://arxiv.org/abs/2106.05945
+    """
+    result = {}
+    for seen, also_seen in zip(teacher_cases, student_cases, strict=True):
+        a = predict_mask(teacher, seen, normalization)
+        b = predict_mask(student, also_seen, normalization)
+        labels = sorted((set(np.unique(a)) | set(np.unique(b))) - {0})
+        values = [dice(a, b, int(label)) for label in labels]
+        result[seen.case_id] = float(np.mean(values)) if values else float("nan")
+    return result
 
 
 def evaluate_case(

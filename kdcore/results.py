@@ -24,7 +24,7 @@ _COLUMNS = (
 
 def collect(
     study: str,
-    runs: Iterable[Run],
+    runs: Iterable[Run | Mapping[str, Any]],
     pairs: Sequence[tuple[str, str]],
     task: Task,
     config: Mapping[str, Any],
@@ -35,7 +35,8 @@ def collect(
 
     Args:
         study: Its name.
-        runs: Finished runs; those of one arm differ in their seeds.
+        runs: Finished runs, or what `record` kept of them; those of one arm differ in their
+            seeds.
         pairs: Arms to compare, `(a, b)` for a − b.
         task: What the data are.
         config: Settings shared by the runs.
@@ -44,29 +45,29 @@ def collect(
     Returns:
         `study`, `commit`, `versions`, `hardware`, `backend`, `data`, `split`, `config`,
         `arms[name]` with `params`, `macs_a_slice`, `ms_a_slice`, `seeds`,
-        `per_case[case_id][seed][label]` and `calibration[case_id][seed]`, and `comparisons`.
+        `per_case[case_id][seed][label]`, `calibration[case_id][seed]` and, of students,
+        `agreement[case_id][seed]` with the teacher, and `comparisons`.
 
     Raises:
         ValueError: If there are no runs, or they were tested on different cases.
     """
-    runs = list(runs)
-    if not runs:
+    records = [record(run, task) if isinstance(run, Run) else run for run in runs]
+    if not records:
         raise ValueError("There are no finished runs to collect.")
-    first = runs[0].split
-    if any(run.split.test != first.test for run in runs):
+    first = records[0]["split"]
+    if any(other["split"]["test"] != first["test"] for other in records):
         raise ValueError("The runs were tested on different cases, so they cannot be compared.")
     arms: dict[str, Any] = {}
-    for run in runs:
-        arm = arms.setdefault(run.arm, {"seeds": [], "per_case": {}, "calibration": {}, "runs": {}})
-        _add(arm, run, task.volume)
+    for one in records:
+        _add(arms.setdefault(one["arm"], {"seeds": [], "runs": {}}), one)
     results = {
         "study": study,
         **provenance(),
         "data": task.describe(),
         "split": {
-            "validation": first.validation,
-            "test": first.test,
-            "labelled": {str(run.seed): run.split.labelled for run in runs},
+            "validation": first["validation"],
+            "test": first["test"],
+            "labelled": {str(one["seed"]): one["split"]["labelled"] for one in records},
         },
         "config": dict(config),
         "arms": arms,
@@ -209,32 +210,38 @@ def markdown(header: Sequence[str], rows: Sequence[Sequence[str]]) -> str:
     return "\n".join([line(header), line(["-" * w for w in widths]), *map(line, rows)])
 
 
-def _add(arm: dict[str, Any], run: Run, volume: Sequence[int]) -> None:
-    result = run.result
-    arm["seeds"].append(run.seed)
-    arm["runs"][str(run.seed)] = {
-        key: result.get(key)
-        for key in (
-            "training_seconds",
-            "validation_dice",
-            "model_digest",
-            "hardware",
-            "backend",
-        )
-    }
-    for case_id, entry in result["per_case"].items():
-        arm["per_case"].setdefault(case_id, {})[str(run.seed)] = entry
-    for case_id, beliefs in result.get("calibration", {}).items():
-        arm["calibration"].setdefault(case_id, {})[str(run.seed)] = beliefs
-    if "params" not in arm:
-        network = run.load()
-        flat = len(network.input_shape) == 4
-        macs = count_macs(network, space_of(network, volume))
-        arm |= {
+def record(run: Run, task: Task) -> dict[str, Any]:
+    """What a study keeps of a finished run: everything but the network itself."""
+    network = run.load()
+    macs = count_macs(network, space_of(network, task.volume))
+    split = vars(run.split)
+    return plain(
+        {
+            **{key: run.result[key] for key in _KEPT if key in run.result},
+            "split": {part: split[part] for part in ("labelled", "validation", "test")},
             "params": network.count_params(),
-            "macs_a_slice": macs if flat else macs // volume[0],
-            "ms_a_slice": milliseconds_a_slice(network, volume),
+            "macs_a_slice": macs if len(network.input_shape) == 4 else macs // task.volume[0],
+            "ms_a_slice": milliseconds_a_slice(network, task.volume),
         }
+    )
+
+
+_KEPT = (
+    "arm", "seed", "per_case", "calibration", "agreement", "training_seconds", "validation_dice",
+    "model_digest", "hardware", "backend", "versions", "commit",
+)  # fmt: skip
+_OF_A_RUN = ("training_seconds", "validation_dice", "model_digest", "hardware", "backend", "commit")
+
+
+def _add(arm: dict[str, Any], one: Mapping[str, Any]) -> None:
+    seed = str(one["seed"])
+    arm["seeds"].append(one["seed"])
+    arm["runs"][seed] = {key: one.get(key) for key in _OF_A_RUN}
+    for part in ("per_case", "calibration", "agreement"):
+        for case_id, entry in one.get(part, {}).items():
+            arm.setdefault(part, {}).setdefault(case_id, {})[seed] = entry
+    for key in ("params", "macs_a_slice", "ms_a_slice"):
+        arm.setdefault(key, one[key])
 
 
 def _mean(results: Mapping[str, Any], arm: str, label: str, metric: str) -> float:

@@ -1,6 +1,6 @@
 """Paired comparison of two arms over the same cases."""
 
-from collections.abc import Mapping
+from collections.abc import Mapping, Sequence
 from typing import Any
 
 import numpy as np
@@ -47,13 +47,7 @@ def compare(
     https://doi.org/10.1002/hbm.1058
     """
     label = str(label)
-    values = [per_case(results, arm, label, metric) for arm in (a, b)]
-    ids = sorted(set(values[0]) & set(values[1]))
-    pairs = np.array([[values[0][i], values[1][i]] for i in ids], dtype=float).reshape(-1, 2)
-    defined = np.isfinite(pairs).all(axis=1)
-    pairs = pairs[defined]
-    if not len(pairs):
-        raise ValueError(f"{a} and {b} have no case in common where {metric} is defined.")
+    pairs, undefined = _pairs(results, a, b, label, metric)
     difference = pairs[:, 0] - pairs[:, 1]
     return {
         "a": a,
@@ -64,12 +58,93 @@ def compare(
         "interval": bootstrap_interval(difference, seed),
         "p": sign_flip_p(difference, seed),
         "cases": len(pairs),
-        "undefined": len(set(values[0]) | set(values[1])) - len(pairs),
+        "undefined": undefined,
         "seeds_a": _seeds(results, a),
         "seeds_b": _seeds(results, b),
         "mean_a": float(pairs[:, 0].mean()),
         "mean_b": float(pairs[:, 1].mean()),
     }
+
+
+def equivalence(
+    results: Mapping[str, Any],
+    a: str,
+    b: str,
+    margin: float = 0.005,
+    *,
+    label: str = MEAN,
+    metric: str = "dice",
+) -> dict[str, Any]:
+    """Whether `a` is as good as `b`, up to a margin: two one-sided paired t-tests.
+
+    Args:
+        results: As for `compare`.
+        a: Name of an arm.
+        b: Name of the arm it is compared with.
+        margin: What counts as no difference, 0.005 is half a Dice point.
+        label: As for `compare`.
+        metric: As for `compare`; one of which more is better.
+
+    Returns:
+        `difference`: mean of a − b. `p_not_worse`: for a − b ≤ −margin, small if `a` is
+        non-inferior. `p_not_better`: for a − b ≥ margin. `p`: the larger, small if both are
+        equivalent. `cases`. With one case, the p are None.
+
+    Reference: Schuirmann 1987, https://doi.org/10.1007/BF01068419
+    """
+    if not margin > 0:
+        raise ValueError(f"margin must be > 0. Received: {margin}.")
+    pairs, _ = _pairs(results, a, b, str(label), metric)
+    difference = pairs[:, 0] - pairs[:, 1]
+    p = [_one_sided_p(difference, -margin, "greater"), _one_sided_p(difference, margin, "less")]
+    return {
+        "a": a,
+        "b": b,
+        "label": str(label),
+        "metric": metric,
+        "margin": margin,
+        "difference": float(difference.mean()),
+        "p_not_worse": p[0],
+        "p_not_better": p[1],
+        "p": None if p[0] is None or p[1] is None else max(p[0], p[1]),
+        "cases": len(pairs),
+    }
+
+
+def holm(p_values: Sequence[float]) -> list[float]:
+    """Adjusted p-values of several tests: below α, the family's error is below α, too.
+
+    Reference: Holm 1979, https://www.jstor.org/stable/4615733
+    """
+    order = np.argsort(p_values)
+    steps = np.asarray(p_values, float)[order] * np.arange(len(order), 0, -1)
+    adjusted = np.empty(len(order))
+    adjusted[order] = np.minimum(np.maximum.accumulate(steps), 1.0)
+    return [float(p) for p in adjusted]
+
+
+def _one_sided_p(difference: np.ndarray, bound: float, alternative: str) -> float | None:
+    if len(difference) < 2:
+        return None
+    if np.ptp(difference) == 0:  # no spread, no doubt
+        beyond = difference[0] > bound if alternative == "greater" else difference[0] < bound
+        return 0.0 if beyond else 1.0
+    from scipy import stats
+
+    return float(stats.ttest_1samp(difference, bound, alternative=alternative).pvalue)
+
+
+def _pairs(
+    results: Mapping[str, Any], a: str, b: str, label: str, metric: str
+) -> tuple[np.ndarray, int]:
+    """(cases, 2) values of cases that are defined for both, and how many are not."""
+    values = [per_case(results, arm, label, metric) for arm in (a, b)]
+    ids = sorted(set(values[0]) & set(values[1]))
+    pairs = np.array([[values[0][i], values[1][i]] for i in ids], dtype=float).reshape(-1, 2)
+    pairs = pairs[np.isfinite(pairs).all(axis=1)]
+    if not len(pairs):
+        raise ValueError(f"{a} and {b} have no case in common where {metric} is defined.")
+    return pairs, len(set(values[0]) | set(values[1])) - len(pairs)
 
 
 def gap_closed(

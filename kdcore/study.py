@@ -1,123 +1,214 @@
-"""Arms × seeds × numbers of labels: `nox -s study -- --study cross-modal --seeds 3`.
+"""Arms × seeds × numbers of labels: `nox -s study -- --study evidence --workers 2`.
 
 A seed decides the weights at the start, the order of the batches, the augmentation, and which
-training cases are the labelled ones; validation and test cases stay the same. A finished run
-is not repeated, an interrupted one goes on, and the results file is written anew after
-every seed.
+training cases are the labelled ones; validation and test cases stay the same. Of each
+finished run a record is kept, a small JSON file named by all that decided it. A run whose
+record is there is not done again, on whatever machine it was done; put the folders together
+to add up several machines' work. A run that was interrupted goes on.
 """
 
 import argparse
+import os
+import subprocess
 import sys
-from collections.abc import Iterable
-from dataclasses import replace
+import time
+from collections.abc import Iterable, Iterator, Sequence
+from dataclasses import dataclass, replace
+from functools import cached_property
 from pathlib import Path
 from typing import Any
 
-from kdcore import config, results
-from kdcore.experiment import Experiment, add_arguments, from_options, train
-from kdcore.files import plain
-from kdcore.runs import Run
-from kdcore.statistics import gap_closed
+import numpy as np
+from filelock import Timeout
 
-COLLAPSED = 0.05  # mean foreground Dice on test below this is a network that found nothing
+from kdcore import config, results
+from kdcore.arguments import add_arguments, from_options
+from kdcore.experiment import Experiment, train
+from kdcore.files import lock, read_json, write_json
+from kdcore.summary import show, summarize
+
+
+@dataclass(frozen=True)
+class Job:
+    """One arm of one seed with so many labelled cases."""
+
+    experiment: Experiment
+    arm: str
+    records: Path
+
+    @property
+    def name(self) -> str:
+        return (
+            f"{self.experiment.config.num_labelled} labels, seed {self.experiment.seed}, {self.arm}"
+        )
+
+    @cached_property
+    def path(self) -> Path:
+        key = self.experiment.key(self.arm)[:12]
+        return self.records / f"{self.arm}-seed{self.experiment.seed}-{key}.json"
+
+    @property
+    def done(self) -> bool:
+        return self.path.exists()
+
+    def record(self) -> dict[str, Any]:
+        """What is kept of it."""
+        kept: dict[str, Any] = read_json(self.path)
+        return kept
+
+    def run(self) -> None:
+        """Train, evaluate, keep the record, unless another process does."""
+        self.path.parent.mkdir(parents=True, exist_ok=True)
+        if not self.done:
+            kept = results.record(train(self.experiment, self.arm), self.experiment.task)
+            write_json(self.path, _rounded(kept), indent=None)
 
 
 def main(arguments: list[str] | None = None) -> int:
-    """Train what is missing, write a results file for each number of labels, print tables."""
+    """Do what is missing, write a results file for each number of labels, print tables."""
     arguments = sys.argv[1:] if arguments is None else arguments
+    options = _parse(arguments)
+    stages = list(_stages(options))
+    if options.workers > 1:
+        _start_workers(arguments, options.workers)
+    else:
+        work([job for _, jobs in stages for job in jobs])
+    if options.quiet:
+        return 0
+    summaries = []
+    for experiment, jobs in _by_budget(stages):
+        path = Path(options.out or experiment.root) / (
+            f"{experiment.name}-{experiment.config.num_labelled}-labels.json"
+        )
+        summaries.append(summarize(experiment, [job.record() for job in jobs if job.done]))
+        results.save_results(summaries[-1], path)
+        show(summaries[-1], experiment.task.scored)
+        print(f"results: {path}", flush=True)
+    for label in stages[0][0].task.compared:
+        name = stages[0][0].task.scored.get(label, label)
+        print(f"\nDice, {name}", results.budget_table(summaries, label), sep="\n\n")
+    return 0
+
+
+def work(jobs: Sequence[Job]) -> None:
+    """Do the jobs that have no record; those that another process has in hand are left to it."""
+    start, finished = time.monotonic(), 0
+    while left := [job for job in jobs if not job.done]:
+        taken = next((job for job in left if _ready(job, left) and _attempt(job)), None)
+        if taken is None:
+            time.sleep(1)
+            continue
+        finished += 1
+        left = [job for job in left if not job.done]
+        minutes = (time.monotonic() - start) / finished * len(left) / 60
+        print(
+            f"{taken.name}: validation Dice {taken.record()['validation_dice']:.3f}. "
+            f"{len(jobs) - len(left)} of {len(jobs)} runs; at most {minutes:.0f} minutes left",
+            flush=True,
+        )
+
+
+def _ready(job: Job, left: Sequence[Job]) -> bool:
+    needed = job.experiment.training(job.arm).needs
+    return not any(o.arm in needed and o.experiment is job.experiment for o in left)
+
+
+def _attempt(job: Job) -> bool:
+    """False if another process has it in hand."""
+    try:
+        with lock(job.experiment.root / job.path.stem, wait=False):
+            job.run()
+    except Timeout:
+        return False
+    return True
+
+
+def _start_workers(arguments: Sequence[str], count: int) -> None:
+    """Several processes with one thread each: a small network keeps no second core busy."""
+    command = [sys.executable, "-m", "kdcore.study", *arguments, "--workers", "1", "--quiet"]
+    threads = {"TF_NUM_INTRAOP_THREADS": "1", "TF_NUM_INTEROP_THREADS": "1", "OMP_NUM_THREADS": "1"}
+    workers = [
+        subprocess.Popen(command, env=threads | os.environ)  # noqa: S603
+        for _ in range(count)
+    ]
+    try:
+        codes = [worker.wait() for worker in workers]
+    finally:
+        for worker in workers:
+            worker.terminate()
+    if any(codes):
+        raise SystemExit(f"A worker failed; its message stands above. Exit codes: {codes}.")
+
+
+def _parse(arguments: Sequence[str]) -> argparse.Namespace:
     first = argparse.ArgumentParser(add_help=False)
     first.add_argument("--study", choices=list(config.STUDIES), default="main")
     study = first.parse_known_args(arguments)[0].study
     parser = argparse.ArgumentParser(parents=[first], description="A study over seeds.")
     add_arguments(parser, study)
-    parser.add_argument("--seeds", type=int, default=3, help="number of seeds")
+    parser.add_argument("--seeds", type=int, default=3, help="number of seeds, from --seed on")
     parser.add_argument("--budgets", type=int, nargs="*", help="numbers of labelled cases")
     parser.add_argument("--arms", nargs="*", help="only these arms (and their teachers)")
+    parser.add_argument("--records", default=None, help="folder of what is kept of each run")
     parser.add_argument("--out", default=None, help="folder of the results files")
-    options = parser.parse_args(arguments)
-    job = from_options(options, study)
-    if options.arms:
-        job.config = only(job.config, options.arms)
-    summaries = []
-    for labelled in options.budgets or [job.config.num_labelled]:
-        path = Path(options.out or job.root) / f"{job.name}-{labelled}-labels.json"
-        summaries.append(one_budget(job, labelled, options.seeds, path))
-        show(summaries[-1], job.task.scored)
-        print(f"results: {path}", flush=True)
-    for label in job.task.compared:
-        name = job.task.scored.get(label, label)
-        print(f"\nDice, {name}", results.budget_table(summaries, label), sep="\n\n")
-    return 0
+    parser.add_argument("--workers", type=int, default=1, help="processes at once, a thread each")
+    parser.add_argument("--quiet", action="store_true", help="no tables and no results files")
+    return parser.parse_args(arguments)
+
+
+def _stages(options: argparse.Namespace) -> Iterator[tuple[Experiment, list[Job]]]:
+    """Number of labels by number of labels, seed by seed, the most informative first."""
+    base = from_options(options, options.study)
+    records = Path(options.records or base.root / "records")
+    plan = [(budget, options.arms) for budget in options.budgets or []]
+    if not plan and options.arms:
+        plan = [(base.config.num_labelled, options.arms)]
+    if not plan:
+        plan = config.PLANS.get(options.study, [(base.config.num_labelled, None)])
+    for budget, arms in plan:
+        chosen = base.with_seed(options.seed, budget or None)
+        if arms:
+            chosen.config = only(chosen.config, arms)
+        jobs = []
+        for seed in range(options.seed, options.seed + options.seeds):
+            seeded = chosen.with_seed(seed)
+            jobs += [Job(seeded, arm, records) for arm in seeded.config.arms]
+        yield chosen, jobs
+
+
+def _by_budget(
+    stages: Sequence[tuple[Experiment, list[Job]]],
+) -> list[tuple[Experiment, list[Job]]]:
+    """Stages with the same number of labels put together, each arm once."""
+    together: dict[int, tuple[Experiment, list[Job]]] = {}
+    for experiment, jobs in stages:
+        known, have = together.setdefault(experiment.config.num_labelled, (experiment, []))
+        names = {job.name for job in have}
+        have += [job for job in jobs if job.name not in names]
+        arms = {**known.config.arms, **experiment.config.arms}
+        known.config = replace(known.config, arms=arms)
+    return list(together.values())
 
 
 def only(settings: config.Config, names: Iterable[str]) -> config.Config:
-    """The settings with these arms and those that teach them."""
+    """The settings with these arms and those that they need."""
     wanted = set(names)
     unknown = wanted - set(settings.arms)
     if unknown:
         raise ValueError(f"There is no arm {sorted(unknown)}. There are: {list(settings.arms)}.")
-    for name in reversed(list(settings.arms)):  # a teacher stands before its students
-        distillation = settings.arms[name].distillation
-        if name in wanted and distillation is not None:
-            wanted.add(distillation.teacher)
+    for name in reversed(list(settings.arms)):  # what is needed stands before
+        if name in wanted:
+            wanted |= set(settings.arms[name].needs)
     return replace(settings, arms={k: arm for k, arm in settings.arms.items() if k in wanted})
 
 
-def one_budget(job: Experiment, labelled: int, seeds: int, path: Path) -> dict[str, Any]:
-    """All arms of all seeds with so many labelled cases."""
-    runs: list[Run] = []
-    for seed in range(seeds):
-        seeded = job.with_seed(seed, labelled)
-        for arm in seeded.config.arms:
-            run = train(seeded, arm)
-            runs.append(run)
-            print(
-                f"{labelled} labels, seed {seed}, {arm}: validation Dice "
-                f"{run.result['validation_dice']:.3f}, {run.result['training_seconds']:.0f} s",
-                flush=True,
-            )
-        summary = summarize(seeded, runs)
-        results.save_results(summary, path)
-    return summary
-
-
-def summarize(job: Experiment, runs: Iterable[Run]) -> dict[str, Any]:
-    """The results of finished runs, with every comparison the arms suggest.
-
-    Each student with the baseline and with its teacher, the teacher with the baseline; and the
-    share of the gap between the latter two that each student closes.
-    """
-    arms, compared = job.config.arms, job.task.compared
-    taught = {k: a.distillation.teacher for k, a in arms.items() if a.distillation is not None}
-    pairs = [(name, "baseline") for name in taught] + list(taught.items())
-    pairs += [(teacher, "baseline") for teacher in dict.fromkeys(taught.values())]
-    pairs = [pair for pair in pairs if set(pair) <= set(arms)]
-    summary = results.collect(
-        f"{job.name}-{job.config.num_labelled}-labels",
-        runs,
-        pairs,
-        job.task,
-        config.describe(job.config),
-        labels=compared,
-    )
-    summary["gap_closed"] = []
-    for label in compared:
-        for student, teacher in taught.items() if "baseline" in arms else ():
-            try:
-                row = gap_closed(summary, student, "baseline", teacher, label=label)
-            except ValueError:  # the teacher is no better than the baseline
-                continue
-            summary["gap_closed"].append(plain(row))
-    summary["collapsed"] = results.collapsed(summary, COLLAPSED)
-    return summary
-
-
-def show(summary: dict[str, Any], names: dict[str, str]) -> None:
-    """Print the tables of a summary."""
-    print(results.table(summary, names), results.comparison_table(summary, names), sep="\n\n")
-    if summary["gap_closed"]:
-        print("", results.gap_table(summary, names), sep="\n")
-    print(f"\ncollapsed runs: {summary['collapsed'] or 'none'}")
+def _rounded(value: Any) -> Any:
+    """Six significant digits: a record is to be kept in the repository."""
+    if isinstance(value, dict):
+        return {key: _rounded(item) for key, item in value.items()}
+    if isinstance(value, list):
+        return [_rounded(item) for item in value]
+    return float(f"{value:.6g}") if isinstance(value, float) and np.isfinite(value) else value
 
 
 if __name__ == "__main__":

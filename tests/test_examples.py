@@ -9,6 +9,7 @@ import pytest
 from conftest import make_brain, write_brats
 
 from kdcore import experiment, study
+from kdcore.arguments import from_arguments
 from kdcore.results import load_results
 
 EXAMPLES = sorted((Path(__file__).parent.parent / "examples").glob("0*.py"))
@@ -38,7 +39,7 @@ def run(path, msd_folder, runs, monkeypatch):
 
 def test_there_are_examples():
     numbers = [path.name[:2] for path in EXAMPLES]
-    assert numbers == ["01", "02", "03", "04", "05", "07", "08"]
+    assert numbers == ["01", "02", "03", "04", "05", "06", "07", "08"]
 
 
 @pytest.mark.parametrize("path", MAIN_JOB, ids=lambda path: path.stem)
@@ -60,12 +61,23 @@ def test_the_last_one_leaves_results_and_figures(runs):
     assert figures == ["loss_curves", "normalization", "overlays", "sequences", "soft_targets"]
 
 
+def test_the_label_budget_is_told_from_both_ends(msd_folder, runs, monkeypatch, capsys):
+    run(EXAMPLES[5], msd_folder, runs, monkeypatch)
+    folder = runs / "hippocampus-smoke"
+    few, everything = (load_results(folder / f"budget-{n}.json") for n in (2, 5))
+    assert len(few["split"]["labelled"]["0"]) == 2
+    assert len(everything["split"]["labelled"]["0"]) == 5
+    assert few["split"]["test"] == everything["split"]["test"]
+    assert "| 2 " in capsys.readouterr().out
+    assert (folder / "figures" / "label_budgets.png").exists()
+
+
 @pytest.mark.parametrize("number", ["02", "04"])
 def test_an_example_trains_what_the_study_trains(number, msd_folder, runs, tmp_path):
     """The code shown in the example and `experiment.train` end in the same weights."""
     arm = {"02": "teacher", "04": "student"}[number]
-    shown = experiment.from_arguments(arguments(msd_folder, runs))
-    again = experiment.from_arguments(arguments(msd_folder, tmp_path))
+    shown = from_arguments(arguments(msd_folder, runs))
+    again = from_arguments(arguments(msd_folder, tmp_path))
     by_example = shown.run(arm, shown.soft_targets(arm))
     by_study = experiment.train(again, arm)
     assert by_example.result["model_digest"] == by_study.result["model_digest"]

@@ -102,9 +102,9 @@ def test_broken_results_files_are_named(tmp_path):
         results.load_results(path)
     with pytest.raises(ValueError, match="no finished runs"):
         results.collect("s", [], [], TASK, {})
-    (tmp_path / "other").mkdir()
     one = finished(tmp_path, "student", 0, (0.8, 0.9))
-    other = Run(tmp_path / "other", "baseline", 0, {}, kdcore.Split(("a",), (), (), ("z",)))
+    other = results.record(one, TASK)
+    other["split"] = {**other["split"], "test": ["z"]}
     with pytest.raises(ValueError, match="tested on different cases"):
         results.collect("s", [one, other], [], TASK, {})
 

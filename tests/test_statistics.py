@@ -6,7 +6,7 @@ from pytest import approx
 from scipy import stats
 
 import kdcore
-from kdcore.statistics import bootstrap_interval, per_case, sign_flip_p
+from kdcore.statistics import bootstrap_interval, equivalence, holm, per_case, sign_flip_p
 
 
 def results(**arms):
@@ -151,3 +151,45 @@ def test_regions_are_compared_and_stay_out_of_the_mean():
             seeds["0"]["whole"] = {"dice": 1.0}
     assert kdcore.compare(r, "student", "baseline", label="whole")["difference"] == 0
     assert per_case(r, "baseline")["x"] == approx(0.4)
+
+
+# --- equivalence and many tests ------------------------------------------------------------
+
+
+def arms_of(a, b):
+    entry = lambda value: {"0": {"1": {"dice": value}}}  # noqa: E731
+    return {
+        "arms": {
+            name: {"per_case": {f"c{i}": entry(v) for i, v in enumerate(values)}}
+            for name, values in (("a", a), ("b", b))
+        }
+    }
+
+
+def test_two_one_sided_tests_by_hand():
+    """Differences 0.00 and 0.01: mean 0.005, standard error 0.005, one degree of freedom."""
+    from scipy import stats
+
+    row = equivalence(arms_of([0.50, 0.61], [0.50, 0.60]), "a", "b", margin=0.02)
+    assert row["difference"] == pytest.approx(0.005)
+    assert row["p_not_worse"] == pytest.approx(stats.t.sf((0.005 + 0.02) / 0.005, 1))
+    assert row["p_not_better"] == pytest.approx(stats.t.cdf((0.005 - 0.02) / 0.005, 1))
+    assert row["p"] == max(row["p_not_worse"], row["p_not_better"]) and row["cases"] == 2
+
+
+def test_much_worse_is_not_equivalent_and_the_same_is(rng):
+    b = rng.random(60)
+    worse = equivalence(arms_of(b - 0.05 + 0.01 * rng.normal(size=60), b), "a", "b")
+    same = equivalence(arms_of(b + 0.005 * rng.normal(size=60), b), "a", "b")
+    assert worse["p_not_worse"] > 0.99 and worse["p_not_better"] < 1e-6
+    assert same["p"] < 0.01
+    exact = equivalence(arms_of(b, b), "a", "b")
+    assert exact["p"] == 0.0
+    assert equivalence(arms_of([0.5], [0.5]), "a", "b")["p"] is None
+    with pytest.raises(ValueError, match="margin must be"):
+        equivalence(arms_of(b, b), "a", "b", margin=0)
+
+
+def test_holm_by_hand():
+    assert holm([0.01, 0.04, 0.03]) == pytest.approx([0.03, 0.06, 0.06])
+    assert holm([0.9, 0.8]) == [1.0, 1.0] and holm([]) == []

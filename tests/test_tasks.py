@@ -6,6 +6,7 @@ import pytest
 
 import kdcore
 from kdcore import experiment, study
+from kdcore.arguments import from_arguments
 from kdcore.config import STUDIES, Distillation, Training
 from kdcore.experiment import Experiment
 from kdcore.soft_targets import SoftTargetsError
@@ -74,7 +75,7 @@ def test_a_student_without_unlabelled_cases(simulated):
 def test_a_teacher_must_stand_before_its_student():
     config = STUDIES["main"]["hippocampus"]["quick"]
     arms = dict(reversed(config.arms.items()))
-    with pytest.raises(ValueError, match=r"teacher of student is 'teacher', which is none"):
+    with pytest.raises(ValueError, match=r"student needs \['teacher'\], which are none"):
         replace(config, arms=arms)
     with pytest.raises(ValueError, match=r"arm must be one of \['teacher'"):
         Experiment(config).training("tutor")
@@ -91,13 +92,13 @@ def test_tasks_name_their_labels():
 
 def test_the_command_line(monkeypatch):
     monkeypatch.delenv("KDCORE_DATASET", raising=False)
-    job = experiment.from_arguments(["--tier", "smoke", "--seed", "3"])
+    job = from_arguments(["--tier", "smoke", "--seed", "3"])
     assert (job.root.name, job.seed) == ("simulated-smoke", 3)
-    job = experiment.from_arguments(["--data", "hippocampus", "--labelled", "5"])
+    job = from_arguments(["--data", "hippocampus", "--labelled", "5"])
     assert job.root.name == "hippocampus-quick" and job.config.num_labelled == 5
     monkeypatch.setenv("KDCORE_DATASET", "hippocampus")
-    assert experiment.from_arguments([]).root.name == "hippocampus-quick"
-    assert experiment.from_arguments([], study="cross-modal").task is TASKS["simulated"]
+    assert from_arguments([]).root.name == "hippocampus-quick"
+    assert from_arguments([], study="cross-modal").task is TASKS["simulated"]
 
 
 @pytest.mark.parametrize(
@@ -110,7 +111,7 @@ def test_the_command_line(monkeypatch):
 def test_data_that_cannot_be_had(arguments, message):
     name = "cross-modal" if "brats" in arguments else "main"
     with pytest.raises(ValueError, match=message):
-        _ = experiment.from_arguments(arguments, study=name).cases
+        _ = from_arguments(arguments, study=name).cases
 
 
 def test_some_arms_bring_their_teachers():

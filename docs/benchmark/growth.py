@@ -5,7 +5,6 @@ disk, labelled by a small teacher, and drawn once in batches.
 """
 
 import json
-import resource
 import shutil
 import subprocess
 import sys
@@ -14,7 +13,7 @@ from pathlib import Path
 from typing import Any
 
 import numpy as np
-from common import row
+from common import peak_memory, row
 
 import kdcore
 
@@ -67,7 +66,7 @@ def walk(count: int, folder: Path) -> dict[str, float]:
     shutil.rmtree(folder / f"soft-{count}")
     # Each count simulates its own scans, or the larger ones would find the smaller ones'.
     shutil.rmtree(folder / "scans")
-    seconds["memory"] = resource.getrusage(resource.RUSAGE_SELF).ru_maxrss / 2**20
+    seconds["memory"] = peak_memory()
     return seconds
 
 

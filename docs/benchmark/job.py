@@ -6,7 +6,6 @@ seed by seed, so that all see the same noise of the machine.
 
 import argparse
 import json
-import resource
 import subprocess
 import sys
 import tempfile
@@ -89,7 +88,7 @@ def main() -> None:
         answer = {
             "seconds": seconds,
             "dice": mean_dice(method.network, setting.test),
-            "memory": resource.getrusage(resource.RUSAGE_SELF).ru_maxrss / 2**20,
+            "memory": common.peak_memory(),
         }
         print(json.dumps(answer), flush=True)
 

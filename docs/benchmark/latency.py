@@ -83,7 +83,7 @@ def _dice(setting: Setting, network: Any) -> float:
 
 def main() -> None:
     """Time every file with one number of threads."""
-    threads, (folder, data_dir, smoke) = int(sys.argv[1]), _parse(sys.argv[2:])
+    threads, (folder, data_dir, smoke) = int(sys.argv[1]), common.parse_worker(sys.argv[2:])
     setting = Setting(common.SMOKE if smoke else common.FULL, folder, data_dir)
     images = np.concatenate([setting.batches(seed=1)[i][0] for i in range(2)])
     networks = _networks(setting)
@@ -113,11 +113,6 @@ def main() -> None:
 
 def _runtime(path: Path) -> str:
     return "onnx" if path.suffix == ".onnx" else f"litert_{path.stem.split('-')[1]}"
-
-
-def _parse(arguments: list[str]) -> tuple[Path, str | None, bool]:
-    values = dict(zip(arguments, arguments[1:], strict=False))
-    return Path(values["--folder"]), values.get("--data-dir"), "--smoke" in arguments
 
 
 if __name__ == "__main__":

@@ -15,11 +15,12 @@ import growth
 import job
 import latency
 import steps
+import throughput
 
 from kdcore.files import read_json, write_json
 from kdcore.runs import provenance
 
-PARTS = ("steps", "job", "latency", "growth")
+PARTS = ("steps", "throughput", "job", "latency", "growth")
 
 
 def main() -> int:
@@ -47,6 +48,8 @@ def main() -> int:
 def measure(part: str, setting: common.Setting, arguments: list[str]) -> list[dict[str, Any]]:
     if part == "steps":
         return steps.measure(setting)
+    if part == "throughput":
+        return throughput.measure(setting, arguments)
     if part == "job":
         return job.measure(setting, arguments)
     if part == "latency":
@@ -58,7 +61,11 @@ def measure(part: str, setting: common.Setting, arguments: list[str]) -> list[di
 def save(path: Path, part: str, rows: list[dict[str, Any]]) -> None:
     old = read_json(path)["rows"] if path.exists() else []
     kept = [r for r in old if r.get("part", part) != part]
-    new = [{"part": part, **r, **provenance()} for r in rows]
+    targets = common.TARGETS
+    new = [
+        {"part": part, "target": targets.get(r["name"], ""), **r, "commit": provenance()["commit"]}
+        for r in rows
+    ]
     write_json(path, {"rows": kept + new, **provenance()})
 
 

@@ -1,0 +1,43 @@
+"""Numbers of one's own beside the published ones."""
+
+import pytest
+from scipy import stats
+
+from kdcore.published import beside_published, expected_range, published_results
+
+
+def arm(*dice):
+    seeds = {str(i): {"1": {"dice": value}} for i, value in enumerate(dice)}
+    return {"seeds": list(range(len(dice))), "per_case": {"a": seeds}}
+
+
+def test_the_expected_range_is_a_prediction_interval():
+    """Of 0.80, 0.82, 0.84: mean 0.82, sd 0.02, t(2) = 4.303, √(4/3)."""
+    low, high = expected_range([0.80, 0.82, 0.84])
+    half = 4.3027 * 0.02 * (4 / 3) ** 0.5
+    assert (low, high) == pytest.approx((0.82 - half, 0.82 + half), abs=1e-4)
+    assert expected_range([0.8]) is None
+
+
+def test_it_holds_a_further_seed_in_95_of_100_studies(rng):
+    draws = stats.norm.rvs(size=(4000, 4), random_state=rng)
+    hits = 0
+    for *seen, further in draws:
+        low, high = expected_range(list(seen))
+        hits += low <= further <= high
+    assert 0.94 < hits / 4000 < 0.96
+
+
+def test_the_table_says_within_or_not():
+    published = {"arms": {"student": arm(0.80, 0.82, 0.84), "baseline": arm(0.7, 0.71, 0.72)}}
+    own = {"arms": {"student": arm(0.81), "baseline": arm(0.60), "mine": arm(0.5)}}
+    table = beside_published(own, published, "1", "x").splitlines()
+    assert "0.810" in table[2] and table[2].rstrip(" |").endswith("yes")
+    assert "0.600" in table[3] and table[3].rstrip(" |").endswith("no")
+    assert len(table) == 4
+    single = {"arms": {"student": arm(0.8)}}
+    assert "–" in beside_published(own, single, "1", "x").splitlines()[2]
+
+
+def test_what_is_not_published_is_none():
+    assert published_results("nothing-quick", 3) is None

@@ -1,0 +1,138 @@
+"""A study goes on from what is kept, and its arms differ in what they should."""
+
+import json
+import shutil
+from dataclasses import replace
+
+import keras
+import numpy as np
+import pytest
+from scipy import special
+
+import kdcore
+from kdcore import config, study
+from kdcore.config import STUDIES, Distillation, Training
+from kdcore.experiment import Experiment, train
+from kdcore.files import lock
+
+SMALL = Training(filters=2, steps=2, learning_rate=1e-2, shape=(8, 8), batch_size=4)
+FLAT = replace(SMALL, filters=3)
+ARMS = {
+    "teacher": FLAT,
+    "teacher-1": replace(FLAT, member=1),
+    "ensemble": replace(FLAT, steps=0, members=("teacher", "teacher-1")),
+    "baseline": SMALL,
+    "student": replace(SMALL, distillation=Distillation()),
+    "of-ensemble": replace(SMALL, distillation=Distillation("ensemble")),
+    "online": replace(SMALL, distillation=Distillation(online=True)),
+    "hints": replace(
+        SMALL, distillation=Distillation(hints=(("bottleneck_relu1", "bottleneck_relu1"),))
+    ),
+}
+
+
+@pytest.fixture(scope="module")
+def small(tmp_path_factory):
+    """All kinds of arms, as small as can be."""
+    folder = tmp_path_factory.mktemp("study")
+    smoke = STUDIES["main"]["simulated"]["smoke"]
+    with pytest.MonkeyPatch.context() as patch:
+        patch.setenv("KDCORE_CACHE", str(folder / "cache"))
+        patch.setattr("kdcore.tasks.SIMULATION", kdcore.Simulation(spacing_mm=6.0))
+        yield Experiment(replace(smoke, arms=ARMS, num_cases=8), root=folder / "runs")
+
+
+def jobs(experiment, records, arms=ARMS):
+    return [study.Job(experiment, arm, records) for arm in arms]
+
+
+def test_every_kind_of_arm_is_done_once_and_kept(small, tmp_path, monkeypatch, capsys):
+    study.work(jobs(small, tmp_path))
+    kept = sorted(tmp_path.glob("*.json"))
+    assert len(kept) == len(ARMS)
+    assert "8 of 8 runs" in capsys.readouterr().out
+    # On another machine, without run folders, nothing is done again.
+    monkeypatch.setattr(keras.Model, "fit", lambda *a, **k: pytest.fail("trained again"))
+    elsewhere = Experiment(small.config, root=tmp_path / "elsewhere")
+    elsewhere.cases = small.cases
+    study.work(jobs(elsewhere, tmp_path))
+    assert sorted(tmp_path.glob("*.json")) == kept
+    digests = {json.loads(path.read_text())["model_digest"] for path in kept}
+    assert len(digests) == len(ARMS)  # no two arms are the same network
+    student = json.loads(next(tmp_path.glob("student-*.json")).read_text())
+    assert len(student["agreement"]) == len(student["per_case"]) == 3
+    assert "agreement" not in json.loads(next(tmp_path.glob("baseline-*.json")).read_text())
+    assert max(path.stat().st_size for path in kept) < 10_000
+
+
+def test_a_key_depends_on_the_teacher_before_it_is_trained(small):
+    other = small.with_seed(0)
+    assert other.key("student") == small.key("student")
+    longer = replace(FLAT, steps=4)
+    other.config = replace(small.config, arms={**ARMS, "teacher": longer})
+    assert other.key("student") != small.key("student")
+    assert other.key("of-ensemble") != small.key("of-ensemble")
+    assert other.key("baseline") == small.key("baseline")
+    assert small.with_seed(1).key("baseline") != small.key("baseline")
+
+
+def test_an_ensemble_is_the_calibrated_mean_of_its_members(small):
+    run = train(small, "ensemble")
+    members = [train(small, name) for name in ("teacher", "teacher-1")]
+    assert run.load().count_params() == 2 * members[0].load().count_params()
+    assert members[0].result["model_digest"] != members[1].result["model_digest"]
+    images, _ = small.batches("teacher")[0]
+    said = [special.softmax(m.load().predict_on_batch(images), axis=-1) for m in members]
+    model = run.load()
+    expected = np.log(np.mean(said, axis=0)) / model.get_layer("logits").temperature
+    received = special.softmax(model.predict_on_batch(images), axis=-1)
+    np.testing.assert_allclose(received, special.softmax(expected, axis=-1), atol=1e-5)
+
+
+def test_what_another_process_does_is_left_to_it(small, tmp_path):
+    (job,) = jobs(small, tmp_path, ["baseline"])
+    with lock(small.root / job.path.stem):
+        assert not study._attempt(job)
+    assert study._attempt(job) and job.done
+
+
+def test_a_killed_record_leaves_nothing_half(small, tmp_path, monkeypatch):
+    (job,) = jobs(small, tmp_path, ["baseline"])
+
+    def killed(*args):
+        raise KeyboardInterrupt
+
+    with monkeypatch.context() as patch:
+        patch.setattr("os.replace", killed)
+        with pytest.raises(KeyboardInterrupt):
+            job.run()
+    assert not list(tmp_path.iterdir())
+    job.run()
+    assert job.record()["arm"] == "baseline"
+
+
+def test_several_workers_share_the_work(msd_folder, tmp_path, capfd):
+    options = ["--data", "hippocampus", "--tier", "smoke", "--data-dir", str(msd_folder)]
+    options += ["--runs", str(tmp_path / "runs"), "--seeds", "1", "--workers", "2"]
+    assert study.main([*options, "--records", str(tmp_path / "kept"), "--out", str(tmp_path)]) == 0
+    assert len(list((tmp_path / "kept").glob("*.json"))) == 3
+    results = json.loads((tmp_path / "hippocampus-smoke-2-labels.json").read_text())
+    assert set(results["arms"]) == {"teacher", "student", "baseline"}
+    students = [row for row in results["comparisons"] if row["b"] == "baseline"]
+    assert all(row["p_holm"] >= row["p"] for row in students)
+    assert results["equivalence"][0]["a"] == "student"
+    shutil.rmtree(tmp_path / "runs")
+    capfd.readouterr()
+
+
+def test_a_failing_worker_is_not_passed_over(tmp_path):
+    options = ["--data", "hippocampus", "--tier", "smoke", "--data-dir", str(tmp_path / "none")]
+    with pytest.raises(SystemExit, match="A worker failed"):
+        study._start_workers([*options, "--runs", str(tmp_path)], 2)
+
+
+def test_published_plans_name_arms_that_exist():
+    for name, plan in config.PLANS.items():
+        for settings in STUDIES[name].values():
+            for _, arms in plan:
+                study.only(settings["quick"], arms or [])
