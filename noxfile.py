@@ -85,7 +85,17 @@ def tests_torch(session: nox.Session) -> None:
 
 def backend(session: nox.Session, name: str) -> None:
     install(session, "figures", groups=("test", name))
-    names = ("losses", "unet", "distiller", "inference", "metrics", "soft_targets", "runs")
+    names = (
+        "losses",
+        "unet",
+        "distiller",
+        "hints",
+        "ensemble",
+        "inference",
+        "metrics",
+        "soft_targets",
+        "runs",
+    )
     files = [f"tests/test_{part}.py" for part in names]
     session.run("pytest", *files, *session.posargs, env={**QUIET, "KERAS_BACKEND": name})
 

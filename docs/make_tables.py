@@ -16,7 +16,7 @@ from kdcore.tasks import TASKS
 
 ROOT = Path(__file__).parent.parent
 RESULTS = ROOT / "docs" / "results"
-PAGES = (ROOT / "README.md", ROOT / "docs" / "design.md")
+PAGES = (ROOT / "README.md", ROOT / "docs/design.md", ROOT / "docs/weights/README.md")
 HIPPOCAMPUS = TASKS["hippocampus"].scored
 SIMULATED = TASKS["simulated"].scored
 BLOCK = re.compile(r"(<!-- begin: (\S+) -->\n).*?(<!-- end: \2 -->)", re.DOTALL)
@@ -65,6 +65,21 @@ def bench() -> str:
     return markdown(["row", "unit", "min", "median", "max", "target"], table)
 
 
+def weights() -> str:
+    index = ROOT / "docs/weights/weights.json"
+    table = [
+        [
+            name,
+            str(entry["labels"]),
+            f"{entry['params']:,}",
+            f"{entry['test_dice']:.3f}",
+            entry["file_digest"][:12],
+        ]
+        for name, entry in (read_json(index) if index.exists() else {}).items()
+    ]
+    return markdown(["file", "labels", "parameters", "mean Dice on test", "SHA-256"], table)
+
+
 TABLES: dict[str, Callable[[], str]] = {
     "arms": lambda: results.table(seeds(), HIPPOCAMPUS),
     "all-labels": lambda: results.table(study("hippocampus-quick-all-labels"), HIPPOCAMPUS),
@@ -87,6 +102,7 @@ TABLES: dict[str, Callable[[], str]] = {
     "tuning": lambda: rows("tuning"),
     "collapse": lambda: rows("collapse"),
     "bench": bench,
+    "weights": weights,
 }
 
 

@@ -92,7 +92,7 @@ def _logits(network: keras.Model, image: np.ndarray, case: Case) -> np.ndarray:
 
 def _multiple(network: keras.Model) -> int:
     """What sizes must be multiples of; 16 suits most networks that are not ours."""
-    parts = [m for m in (network, *network.layers) if isinstance(m, UNet)]
+    parts = [m for m in (network, *getattr(network, "layers", ())) if isinstance(m, UNet)]
     return max((2**part.depth for part in parts), default=16)
 
 

@@ -81,7 +81,8 @@ def channel_wise_loss(
     """T² · mean over images and channels of KL between *spatial* softmax maps.
 
     Each channel's logits are turned into a distribution over space, so the teacher says
-    where a class is, not which class a voxel has.
+    where a class is, not which class a voxel has. A constant added to a channel changes
+    nothing, so the last bias learns from the hard loss alone: use it with labels (alpha < 1).
 
     Args:
         teacher_logits: `(B, ..., C)` with at least one spatial axis.
@@ -172,9 +173,10 @@ def regional_kd_loss(
 def mean_teacher_logits(logits: Sequence[Tensor]) -> Tensor:
     """Log of the mean probability of several teachers, each `(B, ..., C)` logits.
 
-    Distilling the mean has the same gradient as the mean of the teachers' KL losses,
-    since Σ_k KL(p_k ‖ q) = K · KL(p̄ ‖ q) + const. With one channel the result is the
-    logit of the mean sigmoid.
+    At temperature 1 distilling the mean has the same gradient as the mean of the teachers'
+    KL losses, since Σ_k KL(p_k ‖ q) = K · KL(p̄ ‖ q) + const. At another temperature the mean is
+    softened, which is not the mean of the softened. With one channel the result is the logit
+    of the mean sigmoid.
     """
     if len(logits) == 1:
         return logits[0]

@@ -9,6 +9,7 @@ import pytest
 
 import kdcore
 from kdcore.results import KEYS, load_results
+from kdcore.statistics import equivalence, holm
 
 ROOT = Path(__file__).parent.parent
 RESULTS = sorted((ROOT / "docs" / "results").glob("*.json"))
@@ -40,7 +41,14 @@ def test_every_comparison_can_be_computed_again(path):
     for row in study["comparisons"]:
         again = kdcore.compare(study, row["a"], row["b"], label=row["label"])
         assert again.pop("interval") == pytest.approx(row["interval"])
-        assert again == pytest.approx({k: v for k, v in row.items() if k != "interval"})
+        rest = {k: v for k, v in row.items() if k not in ("interval", "p_holm")}
+        assert again == pytest.approx(rest)
+    for row in study.get("equivalence", []):
+        again = equivalence(study, row["a"], row["b"], row["margin"], label=row["label"])
+        assert again == pytest.approx(row)
+    for label in {row["label"] for row in study["comparisons"]}:
+        family = [r for r in study["comparisons"] if r["label"] == label and "p_holm" in r]
+        assert [r["p_holm"] for r in family] == pytest.approx(holm([r["p"] for r in family]))
 
 
 @pytest.mark.parametrize("path", RESULTS, ids=lambda path: path.stem)

@@ -396,3 +396,13 @@ def test_channel_wise_weights_leave_voxels_out():
     value = float(kdcore.channel_wise_loss(teacher, student, 2.0, weight))
     expected = float(kdcore.channel_wise_loss(teacher[:, :2], student[:, :2], 2.0))
     assert value == approx(expected, rel=1e-4)
+
+
+def test_the_regional_loss_is_kl_plus_dice_over_the_foreground(rng):
+    a, b = (rng.normal(size=(2, 6, 5, 3)).astype(np.float32) for _ in range(2))
+    softmax = lambda z: np.exp(z) / np.exp(z).sum(-1, keepdims=True)  # noqa: E731
+    p, q = softmax(a)[..., 1:], softmax(b)[..., 1:]
+    space = (0, 1, 2)
+    dice = np.mean(((p - q) ** 2).sum(space) / (p**2 + q**2).sum(space))
+    expected = float(kdcore.kd_loss(a, b, 3.0)) + dice
+    assert float(kdcore.regional_kd_loss(a, b, 3.0)) == pytest.approx(expected, abs=1e-5)

@@ -7,7 +7,7 @@ from hypothesis import strategies as st
 from pytest import approx
 
 import kdcore
-from kdcore.metrics import evaluate_with_calibration, mean_dice
+from kdcore.metrics import agreement, evaluate_with_calibration, mean_dice
 from kdcore.splits import LeakageError
 
 
@@ -141,3 +141,19 @@ def test_foreground_dice_metric(rng):
     prediction = np.where(mask == -1, -1, logits.argmax(-1))
     expected = np.mean([kdcore.dice(mask, prediction, k) for k in (1, 2)])
     assert float(metric.result()) == approx(expected, rel=1e-5)
+
+
+def test_agreement_by_hand():
+    """One says background, 1, 1, 2; the other background, 1, 2, 2: both labels agree by 2/3."""
+    inputs = keras.Input((2, 2, 3))
+    says = keras.Model(inputs, keras.layers.Rescaling(9.0)(inputs))
+    cases = []
+    for labels in ([0, 1, 1, 2], [0, 1, 2, 2]):
+        image = np.eye(3)[np.array(labels).reshape(1, 2, 2)]
+        cases.append(kdcore.Case("a", image, None, (1, 1, 1), ("x", "y", "z")))
+    assert agreement(says, cases[:1], says, cases[1:], None) == {"a": pytest.approx(2 / 3)}
+    assert agreement(says, cases[:1], says, cases[:1], None) == {"a": 1.0}
+    nothing = kdcore.Case(
+        "b", np.eye(3)[np.zeros((1, 2, 2), int)], None, (1, 1, 1), ("x", "y", "z")
+    )
+    assert np.isnan(agreement(says, [nothing], says, [nothing], None)["b"])

@@ -1,5 +1,6 @@
 """On the real volumes, where KDCORE_DATA says they are."""
 
+import keras
 import numpy as np
 import pytest
 
@@ -59,3 +60,18 @@ def test_evaluate_a_perfect_answer(real):
         assert entry[label]["dice"] == 1.0
         assert entry[label]["surface_dice_1mm"] == pytest.approx(1)
         assert entry[label]["hd95_mm"] == pytest.approx(0, abs=1e-6)
+
+
+@pytest.mark.skipif(keras.backend.backend() != "tensorflow", reason="exported from TensorFlow")
+@pytest.mark.parametrize("ending", ["onnx", "tflite"])
+def test_exported_networks_say_the_same_of_real_slices(real, tmp_path, ending):
+    pytest.importorskip({"onnx": "onnxruntime", "tflite": "ai_edge_litert"}[ending])
+    keras.utils.set_random_seed(0)
+    student = kdcore.unet((64, 48, 1), 3, filters=4)
+    student.compile(keras.optimizers.Adam(1e-2), kdcore.DiceCrossEntropy(), jit_compile=False)
+    student.fit(kdcore.Batches(real[:4], (64, 48), num_batches=20), verbose=0)
+    exported = kdcore.load_exported(kdcore.export(student, tmp_path / f"student.{ending}"))
+    x, _ = kdcore.Batches(real[4:8], (64, 48), 128, shuffle=False)[0]
+    expected = student.predict_on_batch(x)
+    assert expected.std() > 0.1
+    np.testing.assert_allclose(exported.predict_on_batch(x), expected, atol=1e-4)

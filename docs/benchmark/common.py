@@ -44,7 +44,7 @@ class Size:
     test_cases: int = 60
     teacher_steps: int = 1200
     student_steps: int = 2000
-    job_steps: int = 400
+    job_steps: int = 600
     seeds: int = 5
     repeats: int = 11
     growth: tuple[int, ...] = (100, 1000, 10_000)
