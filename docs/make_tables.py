@@ -16,7 +16,10 @@ from kdcore.tasks import TASKS
 
 ROOT = Path(__file__).parent.parent
 RESULTS = ROOT / "docs" / "results"
-PAGES = (ROOT / "README.md", ROOT / "docs/design.md", ROOT / "docs/weights/README.md")
+PAGES = (
+    ROOT / "README.md",
+    *(ROOT / "docs" / name for name in ("design.md", "pitfalls.md", "weights/README.md")),
+)
 HIPPOCAMPUS = TASKS["hippocampus"].scored
 SIMULATED = TASKS["simulated"].scored
 BLOCK = re.compile(r"(<!-- begin: (\S+) -->\n).*?(<!-- end: \2 -->)", re.DOTALL)
@@ -102,6 +105,7 @@ TABLES: dict[str, Callable[[], str]] = {
     "tuning": lambda: rows("tuning"),
     "collapse": lambda: rows("collapse"),
     "bench": bench,
+    "pitfalls": lambda: rows("pitfalls"),
     "weights": weights,
 }
 

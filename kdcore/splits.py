@@ -111,7 +111,8 @@ def split_cases(
     """Draw validation and test cases, then labelled ones; the rest is unlabelled.
 
     Args:
-        case_ids: Ids or cases; their order does not matter.
+        case_ids: Ids or cases; their order does not matter. Cases without a mask can only be
+            unlabelled; of an id the split does not know whether it has one.
         num_labelled: Number of training cases whose masks are used.
         num_validation: Number of validation cases.
         num_test: Number of test cases.
@@ -120,23 +121,27 @@ def split_cases(
     Raises:
         ValueError: If there are fewer cases than asked for, or an id comes twice.
     """
-    ids = [c.case_id if isinstance(c, Case) else c for c in case_ids]
+    given = list(case_ids)
+    ids = [c.case_id if isinstance(c, Case) else c for c in given]
+    maskless = [c.case_id for c in given if isinstance(c, Case) and c.mask is None]
     if len(set(ids)) != len(ids):
         raise ValueError("Case ids must be unique; at least one comes twice.")
     if min(num_labelled, num_validation, num_test) < 0:
         raise ValueError("The numbers of cases must not be negative.")
     needed = num_labelled + num_validation + num_test
+    ids = sorted(set(ids) - set(maskless))
     if needed > len(ids):
         raise ValueError(
             f"{num_labelled} labelled + {num_validation} validation + {num_test} test = "
-            f"{needed} cases are asked for, but there are {len(ids)}."
+            f"{needed} cases are asked for, but there are {len(ids)}"
+            + (f" with a mask, and {len(maskless)} without." if maskless else ".")
         )
-    order = np.random.default_rng([seed, 0]).permutation(sorted(ids)).tolist()
+    order = np.random.default_rng([seed, 0]).permutation(ids).tolist()
     held_out = num_validation + num_test
     training = order[held_out:]
     return Split(
         labelled=_sorted(training[:num_labelled]),
-        unlabelled=_sorted(training[num_labelled:]),
+        unlabelled=_sorted([*training[num_labelled:], *maskless]),
         validation=_sorted(order[num_test:held_out]),
         test=_sorted(order[:num_test]),
         seed=seed,

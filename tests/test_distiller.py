@@ -56,6 +56,20 @@ def test_only_the_student_learns(data):
     assert not same(before[1], weights(student))
 
 
+def test_a_teacher_with_dropout_does_not_roll_dice(data):
+    """Frozen batch normalization is safe either way; dropout shows the teacher's mode."""
+    x, _ = data
+    inputs = keras.Input(x.shape[1:])
+    teacher = keras.Model(inputs, keras.layers.Dense(3)(keras.layers.Dropout(0.9)(inputs)))
+    distiller = kdcore.Distiller(build(2), teacher)
+    expected = teacher(x, training=False)
+    for _ in range(2):
+        received = distiller._teacher_logits(x, None, 3)
+        np.testing.assert_allclose(
+            keras.ops.convert_to_numpy(received), keras.ops.convert_to_numpy(expected), atol=1e-6
+        )
+
+
 def test_the_student_still_trains_after_validation(data):
     # A student left in inference mode after the first validation keeps its statistics.
     student = build(2)

@@ -10,6 +10,7 @@ import kdcore
 
 ROOT = Path(__file__).parent.parent
 PAGES = sorted((ROOT / "docs" / "learn").glob("*.md"))
+OTHERS = [ROOT / "docs" / "pitfalls.md", *sorted((ROOT / "docs" / "howto").glob("*.md"))]
 BOX = re.compile(r'^!!! kdcore "Computed by (.+) · checked by (.+)"$', re.MULTILINE)
 
 
@@ -47,7 +48,7 @@ def test_equations_are_numbered_and_referred_to(path):
         assert f'id="{anchor}"' in target.read_text() and anchor == f"eq-{number.replace('.', '-')}"
 
 
-@pytest.mark.parametrize("path", PAGES, ids=lambda path: path.stem)
+@pytest.mark.parametrize("path", PAGES + OTHERS, ids=lambda path: path.stem)
 def test_snippets_are_python(path):
     for snippet in re.findall(r"^( *)```python\n(.*?)^\1```", path.read_text(), re.M | re.S):
         compile(
@@ -55,6 +56,17 @@ def test_snippets_are_python(path):
             str(path),
             "exec",
         )
+
+
+@pytest.mark.parametrize("path", OTHERS, ids=lambda path: path.stem)
+def test_links_and_tests_named_in_other_pages_exist(path):
+    text = path.read_text()
+    for file, test in re.findall(r"`(tests/\w+\.py)::(\w+)`", text):
+        assert f"def {test}(" in (ROOT / file).read_text(), test
+    for file, anchor in re.findall(r"\]\(([\w./-]+\.md)(?:#([\w-]+))?\)", text):
+        target = path.parent / file
+        assert target.exists(), file
+        assert not anchor.startswith("eq-") or f'id="{anchor}"' in target.read_text(), anchor
 
 
 def test_there_are_pages():

@@ -70,3 +70,12 @@ def test_impossible_splits_are_refused():
         split.take([make_case(0)], "test")
     with pytest.raises(ValueError, match="part must be one of"):
         split.take([], "training")
+
+
+def test_cases_without_a_mask_are_unlabelled_and_nothing_else():
+    cases = [make_case(i, labelled=i % 2 == 0) for i in range(10)]
+    split = kdcore.split_cases(cases, 1, 1, 2)
+    maskless = {case.case_id for case in cases if case.mask is None}
+    assert maskless <= set(split.unlabelled) and len(split.unlabelled) == 6
+    with pytest.raises(ValueError, match="there are 5 with a mask, and 5 without"):
+        kdcore.split_cases(cases, 2, 2, 2)
