@@ -200,6 +200,7 @@ class _Source:
         self.image = _voxels(np.asarray(image))
         self.mask = None if case.mask is None else np.asarray(case.mask).ravel()
         self.soft = None if soft is None else _voxels(np.asarray(soft))
+        self.forget()
 
     def forget(self) -> None:
         forget(*self._on_disk)

@@ -13,7 +13,7 @@ from typing import Any
 import keras
 
 from kdcore.batches import Batches
-from kdcore.cases import Case
+from kdcore.cases import Case, forget
 from kdcore.config import STEPS_AN_EPOCH, Config, Training
 from kdcore.distiller import Distiller
 from kdcore.ensemble import ensemble, fit_temperature
@@ -174,7 +174,11 @@ class Experiment:
     @cached_property
     def data_digest(self) -> str:
         """Of all images and masks."""
-        return digest([digest(case.image, case.mask) for case in self.cases])
+        digests = []
+        for case in self.cases:
+            digests.append(digest(case.image, case.mask))
+            forget(case.image, case.mask)
+        return digest(digests)
 
     def soft_targets(self, arm: str = "student") -> SoftTargets | None:
         """What the arm's teacher says of its training cases; trained and written if missing.

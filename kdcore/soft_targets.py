@@ -18,7 +18,7 @@ import keras
 import numpy as np
 from tqdm import tqdm
 
-from kdcore.cases import Case
+from kdcore.cases import Case, forget
 from kdcore.digests import teacher_digest
 from kdcore.files import digest, file_digest, read_json, replacing, write_json
 from kdcore.normalization import Normalization, describe_normalization
@@ -204,11 +204,14 @@ def _write_case(
     with replacing(path) as temporary:
         np.save(temporary, log_p, allow_pickle=False)
     write_json(record_path, {"image": image, "array": file_digest(path)})
+    forget(case.image)
 
 
 def _digests(case: Case) -> dict[str, str]:
     """One a sequence, by name."""
-    return {name: digest(case.image[..., i]) for i, name in enumerate(case.sequences)}
+    digests = {name: digest(case.image[..., i]) for i, name in enumerate(case.sequences)}
+    forget(case.image)
+    return digests
 
 
 def _compare_sequences(folder: Path, labelled: dict[str, str], case: Case) -> None:

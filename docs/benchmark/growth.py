@@ -1,7 +1,9 @@
 """Does the way of the data stay flat in memory and linear in time, to 10,000 scans?
 
-Each number of scans is a process of its own. Scans are simulated with voxels of 6 mm, kept on
-disk, labelled by a small teacher, and drawn once in batches.
+Each number of scans is a process of its own. Scans have voxels of 6 mm and lie on disk, one file
+each; they are labelled by a small teacher and drawn once in batches. A hundred are simulated,
+further ones are those with another intensity scale, since a simulated scan's cost cannot depend on
+how many there are and would hide everything else.
 """
 
 import json
@@ -9,6 +11,7 @@ import shutil
 import subprocess
 import sys
 import time
+from dataclasses import replace
 from pathlib import Path
 from typing import Any
 
@@ -18,6 +21,7 @@ from common import peak_memory, row
 import kdcore
 
 SHAPE = (32, 28)
+SUBJECTS = 100
 
 
 def measure(counts: tuple[int, ...], folder: Path) -> list[dict[str, Any]]:
@@ -43,6 +47,8 @@ def measure(counts: tuple[int, ...], folder: Path) -> list[dict[str, Any]]:
 
 
 def walk(count: int, folder: Path) -> dict[str, float]:
+    simulation = kdcore.Simulation(spacing_mm=6.0)
+    subjects = kdcore.simulate_cases(SUBJECTS, simulation=simulation, folder=folder / "scans")
     seconds = {}
     start = last = time.perf_counter()
 
@@ -50,9 +56,8 @@ def walk(count: int, folder: Path) -> dict[str, float]:
         nonlocal last
         seconds[name], last = time.perf_counter() - last, time.perf_counter()
 
-    simulation = kdcore.Simulation(spacing_mm=6.0)
-    cases = kdcore.simulate_cases(count, simulation=simulation, folder=folder / "scans")
-    lap("simulate")
+    cases = scans(count, subjects, folder / "scans")
+    lap("write")
     teacher = kdcore.unet((*SHAPE, 4), 3, filters=2, depth=2)
     teacher.compile(jit_compile=False)
     targets = kdcore.SoftTargets.write(teacher, cases, folder / f"soft-{count}")
@@ -64,10 +69,22 @@ def walk(count: int, folder: Path) -> dict[str, float]:
     lap("read")
     seconds["all"] = time.perf_counter() - start
     shutil.rmtree(folder / f"soft-{count}")
-    # Each count simulates its own scans, or the larger ones would find the smaller ones'.
     shutil.rmtree(folder / "scans")
     seconds["memory"] = peak_memory()
     return seconds
+
+
+def scans(count: int, subjects: list[kdcore.Case], folder: Path) -> list[kdcore.Case]:
+    """So many scans on disk, memory-mapped."""
+    cases = []
+    for index in range(count):
+        subject, case_id = subjects[index % len(subjects)], f"scan-{index:05d}"
+        arrays = {"image": subject.image * np.float32(1 + index / count), "mask": subject.mask}
+        for name, array in arrays.items():
+            np.save(folder / f"{case_id}-{name}.npy", array)
+        image, mask = (np.load(folder / f"{case_id}-{name}.npy", "r") for name in arrays)
+        cases.append(replace(subject, case_id=case_id, image=image, mask=mask))
+    return cases
 
 
 if __name__ == "__main__":
