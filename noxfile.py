@@ -95,6 +95,7 @@ def backend(session: nox.Session, name: str) -> None:
         "metrics",
         "soft_targets",
         "runs",
+        "benchmark",
     )
     files = [f"tests/test_{part}.py" for part in names]
     session.run("pytest", *files, *session.posargs, env={**QUIET, "KERAS_BACKEND": name})

@@ -1,6 +1,7 @@
 """Cases (+ soft targets) -> slices or patches -> augmented batches for `fit`."""
 
 from collections.abc import Sequence
+from functools import lru_cache
 from typing import Any
 
 import keras
@@ -11,6 +12,8 @@ from kdcore.cases import Case, forget
 from kdcore.normalization import Normalization, prepare
 from kdcore.soft_targets import SoftTargets
 from kdcore.voxels import IGNORE
+
+_OPEN_FILES = 1024  # of soft targets, at once
 
 
 class Batches(keras.utils.PyDataset):
@@ -68,14 +71,14 @@ class Batches(keras.utils.PyDataset):
         self.epoch = 0
         self.case_ids = tuple(case.case_id for case in cases)
         self.labelled_ids = tuple(case.case_id for case in cases if case.mask is not None)
+        self._sources = [_Source(case, normalization) for case in cases]
+        self._soft_targets, self._open = soft_targets, None
         if soft_targets is not None:
             soft_targets.check_images(cases, normalization)
-        self._sources = [
-            _Source(
-                case, normalization, None if soft_targets is None else soft_targets[case.case_id]
-            )
-            for case in cases
-        ]
+            for case in cases:
+                soft_targets[case.case_id]  # is whole
+            # Not one open file a case: the system allows only so many.
+            self._open = lru_cache(_OPEN_FILES)(soft_targets.__getitem__)
         self._pools = self._make_pools(labelled_share)
         self._orders: dict[tuple[int, int], np.ndarray] = {}
         total = sum(len(samples) for samples, _ in self._pools)
@@ -103,8 +106,10 @@ class Batches(keras.utils.PyDataset):
             _voxels(x[row])[:] = source.scale(source.image.take(where, axis=0))
             if source.mask is not None:
                 mask[row].flat = source.mask.take(where)
-            if soft is not None and source.soft is not None:
-                _voxels(soft[row])[:] = source.soft.take(where, axis=0)
+            if soft is not None and self._open is not None:
+                stored = self._open(source.case_id)
+                _voxels(soft[row])[:] = _voxels(np.asarray(stored)).take(where, axis=0)
+                forget(stored)
             source.forget()
         y = {"mask": mask} if soft is None else {"mask": mask, "soft_targets": soft}
         if self.augmentation is not None:
@@ -115,9 +120,10 @@ class Batches(keras.utils.PyDataset):
         first = self._sources[0]
         x = np.empty((count, *self.shape, first.image.shape[-1]), np.float32)
         mask = np.full((count, *self.shape), IGNORE, np.int32)
-        if first.soft is None:
+        if self._soft_targets is None:
             return x, mask, None
-        return x, mask, np.empty((count, *self.shape, first.soft.shape[-1]), np.float32)
+        classes = self._soft_targets.num_classes
+        return x, mask, np.empty((count, *self.shape, classes), np.float32)
 
     def _make_pools(self, labelled_share: float | None) -> list[tuple[np.ndarray, int]]:
         """[(samples as (case, slice), samples of it a batch)]."""
@@ -193,13 +199,12 @@ def pad_to(array: np.ndarray, shape: Sequence[int]) -> np.ndarray:
 class _Source:
     """One case's arrays, on disk or in memory, as rows of voxels."""
 
-    def __init__(self, case: Case, normalization: Normalization, soft: np.ndarray | None) -> None:
+    def __init__(self, case: Case, normalization: Normalization) -> None:
         image, self.scale = prepare(case.image, normalization)
-        self._on_disk = image, case.mask, soft
+        self.case_id, self._on_disk = case.case_id, (image, case.mask)
         self.shape = image.shape[:3]
         self.image = _voxels(np.asarray(image))
         self.mask = None if case.mask is None else np.asarray(case.mask).ravel()
-        self.soft = None if soft is None else _voxels(np.asarray(soft))
         self.forget()
 
     def forget(self) -> None:

@@ -1,5 +1,6 @@
 """Files that are either whole or not there, and digests that say what they hold."""
 
+import errno
 import hashlib
 import json
 import os
@@ -56,6 +57,34 @@ def write_json(path: str | Path, content: Any, indent: int | None = 1) -> None:
     text = json.dumps(plain(content), allow_nan=False, indent=indent, sort_keys=True)
     with replacing(path) as temporary:
         temporary.write_text(text + "\n", encoding="utf-8")
+
+
+def open_array(path: str | Path) -> np.ndarray:
+    """A `.npy` file as a read-only memory map, which stays on disk.
+
+    Each map keeps a file open. Where the system's usual limit is reached (1024, or 256 on a
+    Mac) it is raised as far as the system allows.
+    """
+    try:
+        array: np.ndarray = np.load(path, mmap_mode="r", allow_pickle=False)
+    except OSError as error:
+        if error.errno != errno.EMFILE or not _allow_more_files():
+            raise
+        array = np.load(path, mmap_mode="r", allow_pickle=False)
+    return array
+
+
+def _allow_more_files() -> bool:
+    try:
+        import resource
+    except ImportError:  # Windows, which has no such limit
+        return False
+    soft, hard = resource.getrlimit(resource.RLIMIT_NOFILE)
+    wanted = hard if hard != resource.RLIM_INFINITY else max(10_240, 4 * soft)
+    if wanted <= soft:
+        return False
+    resource.setrlimit(resource.RLIMIT_NOFILE, (wanted, hard))
+    return True
 
 
 def read_json(path: str | Path) -> Any:

@@ -17,7 +17,7 @@ from tqdm import tqdm
 from kdcore import anatomy, mri
 from kdcore.cases import Case
 from kdcore.datasets import cache_folder
-from kdcore.files import digest, file_digest, read_json, replacing, write_json
+from kdcore.files import digest, file_digest, open_array, read_json, replacing, write_json
 
 VERSION = 1  # to be raised when the same parameters give other scans
 LABELS = {"1": "oedema", "2": "tumour core"}
@@ -283,8 +283,8 @@ def _whole(folder: Path) -> bool:
 def _read(folder: Path, seed: int, index: int, simulation: Simulation) -> Case:
     return Case(
         f"sim{seed}-{index:05d}",
-        np.load(folder / "image.npy", mmap_mode="r", allow_pickle=False),
-        np.load(folder / "mask.npy", mmap_mode="r", allow_pickle=False),
+        open_array(folder / "image.npy"),
+        open_array(folder / "mask.npy"),
         (simulation.spacing_mm,) * 3,
         mri.SEQUENCES,
         _scanner_coordinates(simulation),

@@ -20,7 +20,7 @@ from tqdm import tqdm
 
 from kdcore.cases import Case, forget
 from kdcore.digests import teacher_digest
-from kdcore.files import digest, file_digest, read_json, replacing, write_json
+from kdcore.files import digest, file_digest, open_array, read_json, replacing, write_json
 from kdcore.normalization import Normalization, describe_normalization
 from kdcore.splits import Split
 
@@ -137,8 +137,7 @@ class SoftTargets:
                 f"{case_id}.json beside it and run SoftTargets.write again."
             )
         self._verified.add(case_id)
-        array: np.ndarray = np.load(path, mmap_mode="r", allow_pickle=False)
-        return array
+        return open_array(path)
 
     def __contains__(self, case_id: object) -> bool:
         return (self.folder / f"{case_id}.json").is_file()

@@ -1,6 +1,8 @@
 """The simulated scans: physics by hand, realism, and the same bytes twice."""
 
 import json
+import subprocess
+import sys
 from dataclasses import replace
 
 import numpy as np
@@ -264,3 +266,18 @@ def test_impossible_parameters(wrong):
 
 def test_it_is_public():
     assert kdcore.simulate_cases is simulate_cases and kdcore.Simulation is Simulation
+
+
+def test_more_scans_than_the_usual_number_of_open_files(tmp_path):
+    """In a process of its own, whose limit is made small."""
+    pytest.importorskip("resource")
+    np.save(tmp_path / "a.npy", np.zeros(3))
+    code = (
+        "import resource, sys; from kdcore.files import open_array;"
+        "hard = resource.getrlimit(resource.RLIMIT_NOFILE)[1];"
+        "resource.setrlimit(resource.RLIMIT_NOFILE, (100, hard));"
+        "print(len([open_array(sys.argv[1]) for _ in range(300)]))"
+    )
+    command = [sys.executable, "-c", code, str(tmp_path / "a.npy")]
+    done = subprocess.run(command, capture_output=True, text=True, check=True)
+    assert done.stdout.strip() == "300"

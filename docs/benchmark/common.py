@@ -54,11 +54,16 @@ FULL = Size()
 SMOKE = Size((32, 24), 4, 2, 1, 6, 4, 100, 100, 50, 2, 2, (4, 8, 16))
 
 
+_ONLY_MEASURED = ("job_steps", "seeds", "repeats", "growth")  # what no network depends on
+
+
 class Setting:
     """Hippocampus volumes, all labelled, and one trained teacher with its soft targets."""
 
     def __init__(self, size: Size, folder: Path, data_dir: str | None) -> None:
-        self.size, self.folder, self.tag = size, folder, digest(asdict(size))[:8]
+        self.size, self.folder = size, folder
+        trained = {k: v for k, v in asdict(size).items() if k not in _ONLY_MEASURED}
+        self.tag = digest(trained)[:8]
         cases = kdcore.read_msd(kdcore.hippocampus_folder(data_dir))
         self.train = cases[: size.train_cases]
         self.test = cases[-size.test_cases :]

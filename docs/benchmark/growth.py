@@ -2,8 +2,8 @@
 
 Each number of scans is a process of its own. Scans have voxels of 6 mm and lie on disk, one file
 each; they are labelled by a small teacher and drawn once in batches. A hundred are simulated,
-further ones are those with another intensity scale, since a simulated scan's cost cannot depend on
-how many there are and would hide everything else.
+further ones are those with another intensity scale and without a mask, as most scans are.
+(A simulated scan's cost cannot depend on how many there are and would hide everything else.)
 """
 
 import json
@@ -19,6 +19,7 @@ import numpy as np
 from common import peak_memory, row
 
 import kdcore
+from kdcore.files import open_array
 
 SHAPE = (32, 28)
 SUBJECTS = 100
@@ -79,10 +80,9 @@ def scans(count: int, subjects: list[kdcore.Case], folder: Path) -> list[kdcore.
     cases = []
     for index in range(count):
         subject, case_id = subjects[index % len(subjects)], f"scan-{index:05d}"
-        arrays = {"image": subject.image * np.float32(1 + index / count), "mask": subject.mask}
-        for name, array in arrays.items():
-            np.save(folder / f"{case_id}-{name}.npy", array)
-        image, mask = (np.load(folder / f"{case_id}-{name}.npy", "r") for name in arrays)
+        np.save(folder / f"{case_id}.npy", subject.image * np.float32(1 + index / count))
+        image = open_array(folder / f"{case_id}.npy")
+        mask = subject.mask if index < len(subjects) else None
         cases.append(replace(subject, case_id=case_id, image=image, mask=mask))
     return cases
 

@@ -7,6 +7,7 @@ rounds. A part's rows replace those of an earlier run in the results file.
 import argparse
 import sys
 import tempfile
+from dataclasses import replace
 from pathlib import Path
 from typing import Any
 
@@ -29,9 +30,11 @@ def main() -> int:
     parser.add_argument("--data-dir", default=None, help="folder of the hippocampus volumes")
     parser.add_argument("--folder", type=Path, default=Path("runs/bench"), help="for networks")
     parser.add_argument("--out", type=Path, default=None, help="JSON file for the rows")
+    parser.add_argument("--repeats", type=int, default=None, help="rounds of what is in turns")
     parser.add_argument("--smoke", action="store_true", help="only see that it runs")
     options = parser.parse_args()
     size = common.SMOKE if options.smoke else common.FULL
+    size = replace(size, repeats=options.repeats or size.repeats)
     setting = common.Setting(size, options.folder, options.data_dir)
     arguments = ["--folder", str(options.folder)]
     arguments += ["--data-dir", options.data_dir] if options.data_dir else []
