@@ -149,8 +149,7 @@ def _input_shape(
 def _check(
     path: Path, precision: str, calibration: np.ndarray | None, shape: list[int | None]
 ) -> None:
-    if path.suffix not in (".onnx", ".tflite"):
-        raise ValueError(f"The ending must be .onnx or .tflite (LiteRT). Received: {path.name}.")
+    _check_ending(path)
     if precision not in PRECISIONS:
         raise ValueError(f"precision must be one of {PRECISIONS}. Received: {precision!r}.")
     if path.suffix == ".onnx" and precision != "float32":
@@ -164,6 +163,11 @@ def _check(
             f"Calibration images must have shape (N, {', '.join(map(str, shape[1:]))}). "
             f"Received: {calibration.shape}."
         )
+
+
+def _check_ending(path: Path) -> None:
+    if path.suffix not in (".onnx", ".tflite"):
+        raise ValueError(f"The ending must be .onnx or .tflite (LiteRT). Received: {path.name}.")
 
 
 def _write_onnx(network: keras.Model, path: Path, shape: list[int | None]) -> None:
@@ -247,8 +251,7 @@ def _json(path: Path) -> Path:
 
 
 def _read_description(path: Path) -> dict[str, Any]:
-    if path.suffix not in (".onnx", ".tflite"):
-        raise ValueError(f"The ending must be .onnx or .tflite (LiteRT). Received: {path.name}.")
+    _check_ending(path)
     for needed in (path, _json(path)):
         if not needed.is_file():
             raise FileNotFoundError(f"{needed} does not exist. kdcore.export writes both.")

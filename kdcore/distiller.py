@@ -54,8 +54,8 @@ class Distiller(keras.Model):
             brings soft targets.
         temperature: T > 0, divides both logits in the soft loss.
         alpha: Weight of the **soft** loss in [0, 1]; Keras' `student_loss_weight` is
-            1 − alpha. With 0 and without hints the teacher
-            is not run and training is plain `student.fit`.
+            1 − alpha. With 0 and without hints the teacher is not run and training is plain
+            `student.fit`.
         soft_loss: `(teacher_logits, student_logits, temperature, sample_weight)` ->
             scalar. Default `kdcore.regional_kd_loss`; `kdcore.kd_loss` is the KL alone.
         hints: `{student's layer: teacher's layer}` whose features shall agree, too, through a

@@ -23,9 +23,7 @@ class MeanLogits(layers.Layer):
         self.temperature = check_temperature(temperature)
 
     def call(self, logits: list[Tensor]) -> Tensor:
-        if len(logits) > 1:
-            return mean_teacher_logits(logits) / self.temperature
-        return logits[0] / self.temperature
+        return mean_teacher_logits(logits) / self.temperature
 
     def get_config(self) -> dict[str, Any]:
         return {**super().get_config(), "temperature": self.temperature}

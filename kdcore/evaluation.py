@@ -14,7 +14,7 @@ from kdcore.metrics import evaluate, labels_of
 from kdcore.reading import read_msd
 from kdcore.results import interval, markdown
 from kdcore.runs import provenance
-from kdcore.statistics import bootstrap_interval
+from kdcore.statistics import MEAN, bootstrap_interval, per_case
 
 METRICS = {"dice": "Dice", "surface_dice_1mm": "surface Dice 1 mm", "hd95_mm": "HD95 mm"}
 
@@ -63,14 +63,14 @@ def load_network(path: str | Path) -> Any:
 
 def score_table(scores: Mapping[str, Any]) -> str:
     """Markdown: labels in rows, mean of each metric with its 95 % bootstrap interval."""
-    labels = labels_of(next(iter(scores.values())))
+    per_seed = {case_id: {"0": entry} for case_id, entry in scores.items()}
+    results = {"arms": {"network": {"per_case": per_seed}}}
     rows = []
-    for label in [*labels, "mean"]:
+    for label in [*labels_of(next(iter(scores.values()))), MEAN]:
         row = [label]
         for metric in METRICS:
-            names = labels if label == "mean" else [label]
-            table = np.array([[e[n][metric] for n in names] for e in scores.values()], float)
-            values = np.array([r[np.isfinite(r)].mean() for r in table if np.isfinite(r).any()])
+            values = np.array([*per_case(results, "network", label, metric).values()], float)
+            values = values[np.isfinite(values)]
             limits = interval(bootstrap_interval(values) if len(values) else None, form=".3f")
             row.append(f"{values.mean():.3f} ({limits})" if len(values) else "–")
         rows.append([*row, str(len(scores))])
