@@ -1,7 +1,12 @@
 """What all parts of the benchmark share: data, networks, timing in turns, rows."""
 
 import gc
+import json
+import os
 import resource
+import subprocess
+import sys
+import tempfile
 import time
 from collections.abc import Callable
 from dataclasses import asdict, dataclass
@@ -115,11 +120,47 @@ class Setting:
         folder = folder or self.folder / f"soft-{self.tag}"
         return kdcore.SoftTargets.write(self.teacher(), self.train, folder)
 
+    def labelling(self) -> tuple[float, int]:
+        """Seconds to write all soft targets anew, and their bytes."""
+        with tempfile.TemporaryDirectory() as folder:
+            start = time.perf_counter()
+            self.soft_targets(Path(folder))
+            seconds = time.perf_counter() - start
+            return seconds, sum(path.stat().st_size for path in Path(folder).iterdir())
 
-def parse_worker(arguments: list[str]) -> tuple[Path, str | None, bool]:
-    """Folder, data folder and whether it is a smoke run, from a worker's command line."""
+
+def setting_of(arguments: list[str]) -> Setting:
+    """The setting that a worker's command line asks for."""
     values = dict(pairwise(arguments))
-    return Path(values["--folder"]), values.get("--data-dir"), "--smoke" in arguments
+    size = SMOKE if "--smoke" in arguments else FULL
+    return Setting(size, Path(values["--folder"]), values.get("--data-dir"))
+
+
+class Worker:
+    """A script in a process of its own: a line in, a line of JSON out."""
+
+    def __init__(self, script: str, *arguments: str, **limits: str) -> None:
+        self.process: Any = subprocess.Popen(  # noqa: S603
+            [sys.executable, script, *arguments],
+            stdin=subprocess.PIPE,
+            stdout=subprocess.PIPE,
+            text=True,
+            env={**os.environ, **limits},
+        )
+
+    def tell(self, line: object) -> None:
+        self.process.stdin.write(f"{line}\n")
+        self.process.stdin.flush()
+
+    def answer(self) -> dict[str, Any]:
+        for line in self.process.stdout:
+            if line.startswith("{"):
+                return json.loads(line)
+        raise RuntimeError(f"{self.process.args} ended with {self.process.wait()}.")
+
+    def stop(self) -> None:
+        self.process.stdin.close()
+        self.process.wait()
 
 
 def schedule(steps: int, rate: float = RATE) -> Any:
@@ -147,12 +188,8 @@ def fit(model: keras.Model, batches: Any, steps: int) -> None:
 
 def mean_dice(network: Any, cases: list[kdcore.Case]) -> float:
     """Over labels and cases."""
-    scores = [
-        kdcore.dice(case.mask, kdcore.predict_mask(network, case), label)
-        for case in cases
-        for label in (1, 2)
-    ]
-    return float(np.nanmean(scores))
+    masks = ((case.mask, kdcore.predict_mask(network, case)) for case in cases)
+    return float(np.nanmean([[kdcore.dice(*pair, label) for label in (1, 2)] for pair in masks]))
 
 
 def peak_memory() -> float:

@@ -83,8 +83,7 @@ def _dice(setting: Setting, network: Any) -> float:
 
 def main() -> None:
     """Time every file with one number of threads."""
-    threads, (folder, data_dir, smoke) = int(sys.argv[1]), common.parse_worker(sys.argv[2:])
-    setting = Setting(common.SMOKE if smoke else common.FULL, folder, data_dir)
+    threads, setting = int(sys.argv[1]), common.setting_of(sys.argv[2:])
     images = np.concatenate([setting.batches(seed=1)[i][0] for i in range(2)])
     networks = _networks(setting)
     runs = {

@@ -10,7 +10,7 @@ from typing import Any
 
 import keras
 import numpy as np
-from common import ALPHA, CHUNK, TEMPERATURE, Setting, compiled, fit
+from common import ALPHA, CHUNK, TEMPERATURE, Setting, compiled, fit, schedule
 
 import kdcore
 
@@ -97,23 +97,17 @@ class PyTorch:
         self.torch = torch
         self.network = from_keras(setting.student(seed))
         self.teacher = from_keras(setting.teacher()).eval().requires_grad_(False)
-        self.batches, self.epoch = setting.batches(seed), 0
+        self.batches = setting.batches(seed)
         self.soft_loss = _soft_loss(self.library)
         self.optimizer = torch.optim.Adam(self.network.parameters(), eps=1e-7)
-        warmup = max(1, steps // 10)
-        self.rates = [
-            min(step / warmup, 1)
-            * (0.505 + 0.495 * np.cos(np.pi * max(0, step - warmup) / max(1, steps - warmup)))
-            for step in range(steps + 1)
-        ]
+        rate = schedule(steps)
+        self.rates = [float(rate(step)) for step in range(steps + 1)]
         self.step = 0
 
     def run(self, steps: int = CHUNK) -> None:
-        from common import RATE
-
         for _ in range(max(1, steps // self.batches.num_batches)):
             for index in range(self.batches.num_batches):
-                rate = RATE * self.rates[min(self.step, len(self.rates) - 1)]
+                rate = self.rates[min(self.step, len(self.rates) - 1)]
                 for group in self.optimizer.param_groups:
                     group["lr"] = rate
                 self._train(*self.batches[index])

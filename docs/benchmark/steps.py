@@ -1,8 +1,5 @@
 """Milliseconds a step, in turns: training with and without a teacher, and its parts."""
 
-import tempfile
-import time
-from pathlib import Path
 from typing import Any
 
 import keras
@@ -72,11 +69,7 @@ def _large_batch(setting: Setting, trained: dict[str, Any]) -> np.ndarray:
 
 def _disk(setting: Setting) -> list[dict[str, Any]]:
     """Time and place that soft targets take."""
-    with tempfile.TemporaryDirectory() as folder:
-        start = time.perf_counter()
-        setting.soft_targets(Path(folder))
-        seconds = time.perf_counter() - start
-        written = sum(path.stat().st_size for path in Path(folder).iterdir())
+    seconds, written = setting.labelling()
     count = len(setting.train)
     return [
         row("soft_targets_written", "ms a volume", [1000 * seconds / count]),

@@ -1,15 +1,11 @@
 """Slices a second of a study: two runs at once, a thread each, against the prototype alone."""
 
-import os
-import subprocess
 import sys
 import time
-from pathlib import Path
 from typing import Any
 
-import common
 import numpy as np
-from common import BATCH, CHUNK, Setting, row
+from common import BATCH, CHUNK, Setting, Worker, row, setting_of
 from methods import METHODS
 
 CHUNKS = 8
@@ -18,9 +14,9 @@ ONE_THREAD = {"TF_NUM_INTRAOP_THREADS": "1", "TF_NUM_INTEROP_THREADS": "1"}
 
 def measure(setting: Setting, arguments: list[str]) -> list[dict[str, Any]]:
     rates: dict[str, list[float]] = {name: [] for name in ("prototype", "plain", "kdcore")}
-    alone = _Worker("prototype", arguments, {})
+    alone = _warm("prototype", arguments)
     pairs = {
-        name: [_Worker(name, arguments, ONE_THREAD) for _ in range(2)]
+        name: [_warm(name, arguments, **ONE_THREAD) for _ in range(2)]
         for name in ("plain", "kdcore")
     }
     groups = {"prototype": [alone], **pairs}
@@ -40,54 +36,31 @@ def measure(setting: Setting, arguments: list[str]) -> list[dict[str, Any]]:
     ]
 
 
-def _rate(workers: list["_Worker"]) -> float:
+def _rate(workers: list[Worker]) -> float:
     start = time.perf_counter()
     for worker in workers:
-        worker.go()
+        worker.tell("go")
     for worker in workers:
-        worker.wait()
+        worker.answer()
     return len(workers) * CHUNKS * CHUNK * BATCH / (time.perf_counter() - start)
 
 
-class _Worker:
-    """A process that trains some steps whenever it is told to."""
-
-    def __init__(self, name: str, arguments: list[str], limits: dict[str, str]) -> None:
-        self.process: Any = subprocess.Popen(  # noqa: S603
-            [sys.executable, __file__, name, *arguments],
-            stdin=subprocess.PIPE,
-            stdout=subprocess.PIPE,
-            text=True,
-            env={**os.environ, **limits},
-        )
-        self.wait()  # until it is warm
-
-    def go(self) -> None:
-        self.process.stdin.write("\n")
-        self.process.stdin.flush()
-
-    def wait(self) -> None:
-        for line in self.process.stdout:
-            if line.startswith("ready"):
-                return
-        raise RuntimeError(f"{self.process.args} ended with {self.process.wait()}.")
-
-    def stop(self) -> None:
-        self.process.stdin.close()
-        self.process.wait()
+def _warm(name: str, arguments: list[str], **limits: str) -> Worker:
+    worker = Worker(__file__, name, *arguments, **limits)
+    worker.answer()
+    return worker
 
 
 def main() -> None:
     """Warm up, then a line in, some steps, a line out."""
-    folder, data_dir, smoke = common.parse_worker(sys.argv[2:])
-    setting = Setting(common.SMOKE if smoke else common.FULL, Path(folder), data_dir)
+    setting = setting_of(sys.argv[2:])
     # One `fit` over many epochs, as in a run.
     method = METHODS[sys.argv[1]](setting, 0, 10 * CHUNKS * CHUNK)
     method.run(CHUNK)
-    print("ready", flush=True)
+    print("{}", flush=True)
     for _ in sys.stdin:
         method.run(CHUNKS * CHUNK)
-        print("ready", flush=True)
+        print("{}", flush=True)
 
 
 if __name__ == "__main__":
