@@ -9,9 +9,9 @@ import sys
 from collections.abc import Callable
 from pathlib import Path
 
-from kdcore import results
+from kdcore import results, tables
 from kdcore.files import read_json
-from kdcore.results import markdown
+from kdcore.tables import markdown
 from kdcore.tasks import TASKS
 
 ROOT = Path(__file__).parent.parent
@@ -44,7 +44,7 @@ def budgets(label: str) -> str:
         key=lambda path: int(path.stem.split("-")[-2]),
     )
     loaded = [results.load_results(path) for path in files]
-    return results.budget_table([s for s in loaded if s["gap_closed"]], label)
+    return tables.budget_table([s for s in loaded if s["gap_closed"]], label)
 
 
 def rows(name: str) -> str:
@@ -84,24 +84,24 @@ def weights() -> str:
 
 
 TABLES: dict[str, Callable[[], str]] = {
-    "arms": lambda: results.table(seeds(), HIPPOCAMPUS),
-    "all-labels": lambda: results.table(study("hippocampus-quick-all-labels"), HIPPOCAMPUS),
-    "simulated-arms": lambda: results.table(simulated(), SIMULATED),
-    "simulated-comparisons": lambda: results.comparison_table(simulated(), SIMULATED),
+    "arms": lambda: tables.table(seeds(), HIPPOCAMPUS),
+    "all-labels": lambda: tables.table(study("hippocampus-quick-all-labels"), HIPPOCAMPUS),
+    "simulated-arms": lambda: tables.table(simulated(), SIMULATED),
+    "simulated-comparisons": lambda: tables.comparison_table(simulated(), SIMULATED),
     "cross-modal-whole": lambda: budgets("whole tumour"),
     "cross-modal-core": lambda: budgets("2"),
-    "cross-modal-comparisons": lambda: results.comparison_table(
+    "cross-modal-comparisons": lambda: tables.comparison_table(
         study("cross-modal-simulated-quick-20-labels"), SIMULATED
     ),
-    "cross-modal-all-labels": lambda: results.table(
+    "cross-modal-all-labels": lambda: tables.table(
         study("cross-modal-simulated-quick-160-labels"), SIMULATED
     ),
     "cross-modal-ceiling": lambda: rows("cross-modal-ceiling"),
     "cross-modal-tuning": lambda: rows("tuning-simulated"),
     "cross-modal-contrast": lambda: rows("cross-modal-contrast"),
     "recipe": lambda: rows("recipe-2020"),
-    "seeds": lambda: results.seed_table(seeds()),
-    "comparisons": lambda: results.comparison_table(seeds()),
+    "seeds": lambda: tables.seed_table(seeds()),
+    "comparisons": lambda: tables.comparison_table(seeds()),
     "tuning": lambda: rows("tuning"),
     "collapse": lambda: rows("collapse"),
     "bench": bench,

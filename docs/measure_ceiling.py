@@ -9,7 +9,7 @@ from pathlib import Path
 import numpy as np
 from scipy import ndimage, stats
 
-from kdcore import results
+from kdcore import results, tables
 from kdcore.arguments import from_arguments
 from kdcore.cases import Case
 from kdcore.files import write_json
@@ -39,7 +39,7 @@ def ceiling(names: dict[str, str]) -> None:
         arms = {**study(labels)["arms"], "all labels": study(160)["arms"]["baseline"]}
         for label in ("whole tumour", "2"):
             row = gap_closed({"arms": arms}, "student", "baseline", "all labels", label=label)
-            share = f"{100 * row['share']:.0f} % ({results.interval(row['interval'], 100, '.0f')})"
+            share = f"{100 * row['share']:.0f} % ({tables.interval(row['interval'], 100, '.0f')})"
             rows.append([labels, names[label], share, row["cases"]])
     columns = ["labels", "of", "way from baseline to all labels (95 % interval)", "cases"]
     write_json(RESULTS / "cross-modal-ceiling.json", {"columns": columns, "rows": rows})

@@ -12,9 +12,9 @@ from kdcore.deploy import load_exported
 from kdcore.files import file_digest, write_json
 from kdcore.metrics import evaluate, labels_of
 from kdcore.reading import read_msd
-from kdcore.results import interval, markdown
 from kdcore.runs import provenance
 from kdcore.statistics import MEAN, bootstrap_interval, per_case
+from kdcore.tables import interval, markdown
 
 METRICS = {"dice": "Dice", "surface_dice_1mm": "surface Dice 1 mm", "hd95_mm": "HD95 mm"}
 

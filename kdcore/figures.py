@@ -8,12 +8,36 @@ import numpy as np
 from kdcore.cases import Case
 from kdcore.checks import soften
 from kdcore.results import dice_of_seeds
+from kdcore.statistics import MEAN, compare, per_case
 
 if TYPE_CHECKING:
     from matplotlib.figure import Figure
 
 # Okabe and Ito's palette: told apart with any colour vision, on light and dark.
 COLORS = ("#E69F00", "#56B4E9", "#009E73", "#F0E442", "#0072B2", "#D55E00", "#CC79A7")
+
+
+INK = {"light": "#1f2328", "dark": "#e4e6eb"}
+
+
+def recolor(figure: "Figure", scheme: str) -> None:
+    """Turn what is ink (text, axes, black lines) to that of a "light" or a "dark" page."""
+    from matplotlib.colors import to_hex
+    from matplotlib.lines import Line2D
+    from matplotlib.spines import Spine
+    from matplotlib.text import Text
+
+    inks = {to_hex(ink) for ink in ("black", *INK.values())}
+    for text in figure.findobj(Text):
+        text.set_color(INK[scheme])
+    for spine in figure.findobj(Spine):
+        spine.set_edgecolor(INK[scheme])
+    for line in figure.findobj(Line2D):
+        if to_hex(line.get_color()) in inks:
+            line.set_color(INK[scheme])
+            line.set_markeredgecolor(INK[scheme])
+    for axis in figure.axes:
+        axis.tick_params(which="both", colors=INK[scheme])
 
 
 def loss_curves(histories: Mapping[str, Mapping[str, Sequence[float]]]) -> "Figure":
@@ -37,7 +61,10 @@ def loss_curves(histories: Mapping[str, Mapping[str, Sequence[float]]]) -> "Figu
 
 
 def label_budgets(
-    summaries: Sequence[Mapping[str, Any]], label: str = "mean", title: str = ""
+    summaries: Sequence[Mapping[str, Any]],
+    label: str = "mean",
+    title: str = "",
+    arms: Sequence[str] | None = None,
 ) -> "Figure":
     """Dice over the number of labelled cases: mean of an arm's seeds, band from least to most.
 
@@ -45,11 +72,13 @@ def label_budgets(
         summaries: Results with different `config["num_labelled"]`; arms that all have are shown.
         label: A label, a region or "mean".
         title: Over the figure; says what the data are.
+        arms: Only these.
     """
     figure, axes = _panels(1, 1, 5.4, 3.6)
     axis = axes[0][0]
     budgets = [summary["config"]["num_labelled"] for summary in summaries]
-    arms = [a for a in summaries[0]["arms"] if all(a in s["arms"] for s in summaries)]
+    shared = [a for a in summaries[0]["arms"] if all(a in s["arms"] for s in summaries)]
+    arms = [a for a in shared if arms is None or a in arms]
     for number, arm in enumerate(arms):
         values = [list(dice_of_seeds(s["arms"][arm], label).values()) for s in summaries]
         color = COLORS[number % len(COLORS)]
@@ -62,6 +91,53 @@ def label_budgets(
     axis.set_xticks(budgets, [str(n) for n in budgets])
     axis.minorticks_off()
     axis.legend(frameon=False)
+    return figure
+
+
+def case_differences(results: Mapping[str, Any], a: str, b: str, label: str = MEAN) -> "Figure":
+    """The difference a − b of every test case, seeds averaged, from least to most.
+
+    Args:
+        results: A results dict that compares a with b.
+        a: An arm.
+        b: The arm it is compared with.
+        label: A label, a region or "mean".
+    """
+    scores = [per_case(results, arm, label) for arm in (a, b)]
+    both = [100 * (scores[0][c] - scores[1][c]) for c in scores[0] if c in scores[1]]
+    values = np.sort([value for value in both if np.isfinite(value)])
+    compared = compare(results, a, b, label=label)
+    figure, axes = _panels(1, 1, 5.4, 3.0)
+    axis = axes[0][0]
+    colors = [COLORS[4] if value >= 0 else COLORS[5] for value in values]
+    axis.bar(range(1, len(values) + 1), values, color=colors, width=0.8)
+    low, high = (100 * limit for limit in compared["interval"])
+    axis.axhspan(low, high, color=COLORS[2], alpha=0.3, label="mean, 95 % interval")
+    axis.axhline(100 * compared["difference"], color=COLORS[2])
+    axis.set(xlabel="test case, sorted", ylabel=f"Dice points, {a} − {b}")
+    axis.legend()
+    return figure
+
+
+def dots(results: Mapping[str, Any], label: str = MEAN) -> "Figure":
+    """The Dice of every arm: a small dot a test case, a large one a seed's mean.
+
+    Args:
+        results: A results dict.
+        label: A label, a region or "mean".
+    """
+    arms = results["arms"]
+    figure, axes = _panels(1, 1, 6.4, 0.7 + 0.34 * len(arms))
+    axis = axes[0][0]
+    for place, (name, arm) in enumerate(arms.items()):
+        cases = np.array(list(per_case(results, name, label).values()), dtype=float)
+        color = COLORS[place % len(COLORS)]
+        axis.plot(cases, np.full(len(cases), place), "|", color=color, alpha=0.5, markersize=9)
+        means = list(dice_of_seeds(arm, label).values())
+        axis.plot(means, np.full(len(means), place), "o", color=color, markersize=5)
+    axis.set_yticks(range(len(arms)), list(arms))
+    axis.invert_yaxis()
+    axis.set(xlabel=f"Dice, {label}: lines are test cases, dots seeds")
     return figure
 
 

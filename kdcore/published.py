@@ -6,7 +6,8 @@ from typing import Any
 
 import numpy as np
 
-from kdcore.results import dice_of_seeds, load_results, markdown
+from kdcore.results import dice_of_seeds, load_results
+from kdcore.tables import markdown
 
 
 def published_results(name: str, labelled: int) -> dict[str, Any] | None:

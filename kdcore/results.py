@@ -1,4 +1,4 @@
-"""Finished runs -> one results file, and tables from it."""
+"""Finished runs -> one results file."""
 
 from collections.abc import Iterable, Mapping, Sequence
 from pathlib import Path
@@ -16,10 +16,6 @@ KEYS = (
     "study", "commit", "versions", "hardware", "backend", "data", "split", "config", "arms",
     "comparisons",
 )  # fmt: skip
-_COLUMNS = (
-    ("surface Dice 1 mm", "surface_dice_1mm", "{:.3f}"),
-    ("HD95 mm", "hd95_mm", "{:.2f}"),
-)
 
 
 def collect(
@@ -95,101 +91,6 @@ def load_results(path: str | Path) -> dict[str, Any]:
     return results
 
 
-def table(results: Mapping[str, Any], labels: Mapping[str, str]) -> str:
-    """A Markdown table: arms in rows; Dice of each label and mean, distances, cost.
-
-    Args:
-        results: From `collect` or `load_results`.
-        labels: Names of the labels and regions, {"1": "anterior", ...}.
-    """
-    header = ["arm", "seeds", *(f"Dice {name}" for name in labels.values()), "mean Dice"]
-    header += [name for name, *_ in _COLUMNS] + ["parameters", "MMACs a slice", "ms a slice"]
-    rows = []
-    for name, arm in results["arms"].items():
-        dice = [_mean(results, name, label, "dice") for label in (*labels, "mean")]
-        row = [name, str(len(arm["seeds"])), *(f"{value:.3f}" for value in dice)]
-        row += [form.format(_mean(results, name, "mean", key)) for _, key, form in _COLUMNS]
-        row += [f"{arm['params']:,}", f"{arm['macs_a_slice'] / 1e6:.1f}"]
-        rows.append([*row, f"{arm['ms_a_slice']:.2f}"])
-    return markdown(header, rows)
-
-
-def comparison_table(results: Mapping[str, Any], names: Mapping[str, str] | None = None) -> str:
-    """A Markdown table of the comparisons, in Dice points (hundredths).
-
-    Args:
-        results: From `collect` or `load_results`.
-        names: Of the labels and regions that were compared.
-    """
-    names = names or {}
-    rows = []
-    for row in results["comparisons"]:
-        p = "–" if row["p"] is None else f"{row['p']:.4f}"
-        label = names.get(row["label"], row["label"])
-        points = f"{100 * row['difference']:+.2f}"
-        limits = interval(row["interval"], 100, "+.2f")
-        rows.append([f"{row['a']} − {row['b']}", label, points, limits, p, str(row["cases"])])
-    return markdown(["difference", "of", "Dice points", "95 % interval", "p", "cases"], rows)
-
-
-def gap_table(results: Mapping[str, Any], names: Mapping[str, str] | None = None) -> str:
-    """A Markdown table of the share of the gap from baseline to teacher that students close."""
-    names = names or {}
-    rows = [
-        [
-            row["student"],
-            names.get(row["label"], row["label"]),
-            _gap(row),
-            str(row["cases"]),
-        ]
-        for row in results["gap_closed"]
-    ]
-    return markdown(["student", "of", "gap closed (95 % interval)", "cases"], rows)
-
-
-def budget_table(summaries: Sequence[Mapping[str, Any]], label: str = MEAN) -> str:
-    """A Markdown table over results with different numbers of labelled cases.
-
-    Args:
-        summaries: From `load_results`, with the same arms.
-        label: A label, a region or "mean".
-    """
-    arms = list(summaries[0]["arms"])
-    students = list(dict.fromkeys(row["student"] for s in summaries for row in s["gap_closed"]))
-    rows = []
-    for summary in summaries:
-        row = [str(summary["config"]["num_labelled"])]
-        row += [f"{_mean(summary, arm, label, 'dice'):.3f}" for arm in arms]
-        closed = {r["student"]: r for r in summary["gap_closed"] if r["label"] == label}
-        rows.append(row + [_gap(closed.get(student)) for student in students])
-    header = ["labels", *arms, *(f"gap closed by {student}" for student in students)]
-    return markdown(header, rows)
-
-
-def _gap(row: Mapping[str, Any] | None) -> str:
-    if row is None:
-        return "–"
-    return f"{100 * row['share']:.0f} % ({interval(row['interval'], 100, '.0f')})"
-
-
-def interval(limits: Sequence[float] | None, factor: float = 1.0, form: str = ".2f") -> str:
-    """`low … high`, or a dash where there is none."""
-    return "–" if limits is None else " … ".join(format(factor * x, form) for x in limits)
-
-
-def seed_table(results: Mapping[str, Any], label: str = MEAN) -> str:
-    """A Markdown table of the Dice of each arm and seed."""
-    arms = results["arms"]
-    seeds = sorted({seed for arm in arms.values() for seed in arm["seeds"]})
-    rows = []
-    for seed in seeds:
-        row = [str(seed)]
-        for arm in arms.values():
-            row.append(f"{_of_seed(arm, seed, label):.3f}" if seed in arm["seeds"] else "–")
-        rows.append(row)
-    return markdown(["seed", *arms], rows)
-
-
 def collapsed(results: Mapping[str, Any], least: float) -> list[str]:
     """Runs ("arm seed") whose mean Dice on the test cases is below `least`."""
     return [
@@ -198,16 +99,6 @@ def collapsed(results: Mapping[str, Any], least: float) -> list[str]:
         for seed in arm["seeds"]
         if not _of_seed(arm, seed) >= least
     ]
-
-
-def markdown(header: Sequence[str], rows: Sequence[Sequence[str]]) -> str:
-    """A Markdown table with aligned columns."""
-    widths = [max(len(row[i]) for row in (header, *rows)) for i in range(len(header))]
-
-    def line(cells: Sequence[str]) -> str:
-        return "| " + " | ".join(c.ljust(w) for c, w in zip(cells, widths, strict=True)) + " |"
-
-    return "\n".join([line(header), line(["-" * w for w in widths]), *map(line, rows)])
 
 
 def record(run: Run, task: Task) -> dict[str, Any]:
@@ -228,9 +119,12 @@ def record(run: Run, task: Task) -> dict[str, Any]:
 
 _KEPT = (
     "arm", "seed", "per_case", "calibration", "agreement", "training_seconds", "validation_dice",
-    "model_digest", "hardware", "backend", "versions", "commit",
+    "model_digest", "history", "hardware", "backend", "versions", "commit",
 )  # fmt: skip
-_OF_A_RUN = ("training_seconds", "validation_dice", "model_digest", "hardware", "backend", "commit")
+_OF_A_RUN = (
+    "training_seconds", "validation_dice", "model_digest", "history", "hardware", "backend",
+    "commit",
+)  # fmt: skip
 
 
 def _add(arm: dict[str, Any], one: Mapping[str, Any]) -> None:
@@ -244,7 +138,8 @@ def _add(arm: dict[str, Any], one: Mapping[str, Any]) -> None:
         arm.setdefault(key, one[key])
 
 
-def _mean(results: Mapping[str, Any], arm: str, label: str, metric: str) -> float:
+def mean_over_cases(results: Mapping[str, Any], arm: str, label: str, metric: str) -> float:
+    """Of an arm's metric, seeds averaged; NaN where it is nowhere defined."""
     values = np.array(list(per_case(results, arm, label, metric).values()), dtype=float)
     return float(values[np.isfinite(values)].mean()) if np.isfinite(values).any() else np.nan
 
@@ -256,4 +151,4 @@ def dice_of_seeds(arm: Mapping[str, Any], label: str = MEAN) -> dict[int, float]
 
 def _of_seed(arm: Mapping[str, Any], seed: int, label: str = MEAN) -> float:
     chosen = {c: {str(seed): entry[str(seed)]} for c, entry in arm["per_case"].items()}
-    return _mean({"arms": {"arm": {"per_case": chosen}}}, "arm", label, "dice")
+    return mean_over_cases({"arms": {"arm": {"per_case": chosen}}}, "arm", label, "dice")

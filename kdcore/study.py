@@ -21,7 +21,7 @@ from typing import Any
 import numpy as np
 from filelock import Timeout
 
-from kdcore import config, results
+from kdcore import config, results, tables
 from kdcore.arguments import add_arguments, from_options
 from kdcore.experiment import Experiment, train
 from kdcore.files import lock, read_json, write_json
@@ -86,7 +86,7 @@ def main(arguments: list[str] | None = None) -> int:
         print(f"results: {path}", flush=True)
     for label in stages[0][0].task.compared:
         name = stages[0][0].task.scored.get(label, label)
-        print(f"\nDice, {name}", results.budget_table(summaries, label), sep="\n\n")
+        print(f"\nDice, {name}", tables.budget_table(summaries, label), sep="\n\n")
     return 0
 
 

@@ -3,7 +3,7 @@
 from collections.abc import Iterable, Mapping
 from typing import Any
 
-from kdcore import config, results
+from kdcore import config, results, tables
 from kdcore.experiment import Experiment
 from kdcore.files import plain
 from kdcore.runs import Run
@@ -95,7 +95,7 @@ def _place(run: Run | Mapping[str, Any], order: list[str]) -> tuple[int, int]:
 
 def show(summary: dict[str, Any], names: dict[str, str]) -> None:
     """Print the tables of a summary."""
-    print(results.table(summary, names), results.comparison_table(summary, names), sep="\n\n")
+    print(tables.table(summary, names), tables.comparison_table(summary, names), sep="\n\n")
     if summary["gap_closed"]:
-        print("", results.gap_table(summary, names), sep="\n")
+        print("", tables.gap_table(summary, names), sep="\n")
     print(f"\ncollapsed runs: {summary['collapsed'] or 'none'}")

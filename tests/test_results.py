@@ -6,7 +6,7 @@ import pytest
 from pytest import approx
 
 import kdcore
-from kdcore import cost, figures, results
+from kdcore import cost, figures, results, tables
 from kdcore.runs import Run
 from kdcore.tasks import Task
 
@@ -58,12 +58,12 @@ def test_every_number_can_be_computed_again_from_the_file(collected, tmp_path):
 
 
 def test_tables(collected):
-    text = results.table(collected, {"1": "one", "2": "two"})
+    text = tables.table(collected, {"1": "one", "2": "two"})
     line = next(line for line in text.splitlines() if "student" in line)
     cells = [cell.strip() for cell in line.split("|")]
     assert cells[1:6] == ["student", "2", "0.800", "0.700", "0.750"]
-    assert "+48.00" in results.comparison_table(collected)
-    assert "0.800" in results.seed_table(collected).splitlines()[2]
+    assert "+48.00" in tables.comparison_table(collected)
+    assert "0.800" in tables.seed_table(collected).splitlines()[2]
     assert results.collapsed(collected, 0.3) == ["baseline 0"]
 
 
@@ -71,7 +71,7 @@ def test_table_of_the_gap(collected):
     collected["gap_closed"] = [
         {"student": "student", "label": "1", "share": 0.5, "interval": [0.25, 0.75], "cases": 9}
     ]
-    line = results.gap_table(collected, {"1": "one"}).splitlines()[2]
+    line = tables.gap_table(collected, {"1": "one"}).splitlines()[2]
     cells = [cell.strip() for cell in line.split("|")[1:-1]]
     assert cells == ["student", "one", "50 % (25 … 75)", "9"]
 
@@ -82,7 +82,7 @@ def test_tables_and_figures_of_label_budgets(collected, tmp_path):
         gap = [{"student": "student", "label": "1", "share": share, "interval": [0.2, 0.8]}]
         closed = gap if share else []
         summaries.append({**collected, "config": {"num_labelled": labels}, "gap_closed": closed})
-    lines = results.budget_table(summaries, "1").splitlines()
+    lines = tables.budget_table(summaries, "1").splitlines()
     cells = [[cell.strip() for cell in line.split("|")[1:-1]] for line in lines]
     assert cells[0] == ["labels", "student", "baseline", "gap closed by student"]
     assert cells[2] == ["8", "0.800", "0.320", "50 % (20 … 80)"]

@@ -19,7 +19,7 @@ import numpy as np
 
 import kdcore
 from kdcore.files import digest
-from kdcore.results import markdown
+from kdcore.tables import markdown
 
 BATCH, CHUNK = 16, 50
 TEMPERATURE, ALPHA, RATE = 2.0, 0.5, 1e-2

@@ -1,0 +1,173 @@
+"""Results -> Markdown tables."""
+
+from collections.abc import Mapping, Sequence
+from typing import Any
+
+import numpy as np
+
+from kdcore.results import dice_of_seeds, mean_over_cases
+from kdcore.statistics import MEAN
+
+_COLUMNS = (
+    ("surface Dice 1 mm", "surface_dice_1mm", "{:.3f}"),
+    ("HD95 mm", "hd95_mm", "{:.2f}"),
+)
+
+
+def table(results: Mapping[str, Any], labels: Mapping[str, str]) -> str:
+    """A Markdown table: arms in rows; Dice of each label and mean, distances, cost.
+
+    Args:
+        results: From `collect` or `load_results`.
+        labels: Names of the labels and regions, {"1": "anterior", ...}.
+    """
+    header = ["arm", "seeds", *(f"Dice {name}" for name in labels.values()), "mean Dice"]
+    header += [name for name, *_ in _COLUMNS] + ["parameters", "MMACs a slice", "ms a slice"]
+    rows = []
+    for name, arm in results["arms"].items():
+        dice = [mean_over_cases(results, name, label, "dice") for label in (*labels, "mean")]
+        row = [name, str(len(arm["seeds"])), *(f"{value:.3f}" for value in dice)]
+        for _, key, form in _COLUMNS:
+            row.append(form.format(mean_over_cases(results, name, "mean", key)))
+        row += [f"{arm['params']:,}", f"{arm['macs_a_slice'] / 1e6:.1f}"]
+        rows.append([*row, f"{arm['ms_a_slice']:.2f}"])
+    return markdown(header, rows)
+
+
+def comparison_table(results: Mapping[str, Any], names: Mapping[str, str] | None = None) -> str:
+    """A Markdown table of the comparisons, in Dice points (hundredths).
+
+    Args:
+        results: From `collect` or `load_results`.
+        names: Of the labels and regions that were compared.
+    """
+    names = names or {}
+    header = ["difference", "of", "Dice points", "95 % interval", "p", "cases"]
+    adjusted = any("p_holm" in row for row in results["comparisons"])
+    if adjusted:
+        header.insert(5, "p, Holm")
+    rows = []
+    for row in results["comparisons"]:
+        label = names.get(row["label"], row["label"])
+        points = f"{100 * row['difference']:+.2f}"
+        limits = interval(row["interval"], 100, "+.2f")
+        ps = [_p(row["p"])] + ([_p(row.get("p_holm"))] if adjusted else [])
+        rows.append([f"{row['a']} − {row['b']}", label, points, limits, *ps, str(row["cases"])])
+    return markdown(header, rows)
+
+
+def equivalence_table(results: Mapping[str, Any], names: Mapping[str, str] | None = None) -> str:
+    """A Markdown table: is a student as good as its teacher, within a margin?"""
+    names = names or {}
+    rows = [
+        [
+            f"{row['a']} − {row['b']}",
+            names.get(row["label"], row["label"]),
+            f"{100 * row['difference']:+.2f}",
+            f"± {100 * row['margin']:g}",
+            _p(row["p_not_worse"]),
+            _p(row["p"]),
+        ]
+        for row in results.get("equivalence", [])
+    ]
+    return markdown(
+        ["difference", "of", "Dice points", "margin", "p, not worse", "p, equivalent"], rows
+    )
+
+
+def calibration_table(results: Mapping[str, Any]) -> str:
+    """A Markdown table of calibration, agreement with the teacher, and cost."""
+    rows = []
+    for name, arm in results["arms"].items():
+        beliefs = [_over_cases(arm.get("calibration"), key) for key in ("ece", "nll", "brier")]
+        agreed = _over_cases(arm.get("agreement"))
+        seconds = [run["training_seconds"] for run in arm["runs"].values()]
+        row = [name, *(_number(value, ".4f") for value in beliefs), _number(agreed, ".3f")]
+        rows.append([*row, f"{np.mean(seconds):.0f}"])
+    header = ["arm", "ECE", "NLL", "Brier", "Dice with its teacher", "training seconds"]
+    return markdown(header, rows)
+
+
+def _over_cases(part: Mapping[str, Any] | None, key: str | None = None) -> float | None:
+    """Mean over cases and seeds; None if it was not measured."""
+    entries = [e for case in (part or {}).values() for e in case.values()]
+    values = [entry[key] if key else entry for entry in entries]
+    known = [value for value in values if value is not None]
+    return float(np.mean(known)) if known else None
+
+
+def _number(value: float | None, form: str) -> str:
+    return "–" if value is None else format(value, form)
+
+
+def _p(value: float | None) -> str:
+    return _number(value, ".4f")
+
+
+def gap_table(results: Mapping[str, Any], names: Mapping[str, str] | None = None) -> str:
+    """A Markdown table of the share of the gap from baseline to teacher that students close."""
+    names = names or {}
+    rows = [
+        [
+            row["student"],
+            names.get(row["label"], row["label"]),
+            _gap(row),
+            str(row["cases"]),
+        ]
+        for row in results["gap_closed"]
+    ]
+    return markdown(["student", "of", "gap closed (95 % interval)", "cases"], rows)
+
+
+def budget_table(summaries: Sequence[Mapping[str, Any]], label: str = MEAN) -> str:
+    """A Markdown table over results with different numbers of labelled cases.
+
+    Args:
+        summaries: From `load_results`, with the same arms.
+        label: A label, a region or "mean".
+    """
+    arms = list(summaries[0]["arms"])
+    students = list(dict.fromkeys(row["student"] for s in summaries for row in s["gap_closed"]))
+    rows = []
+    for summary in summaries:
+        row = [str(summary["config"]["num_labelled"])]
+        row += [f"{mean_over_cases(summary, arm, label, 'dice'):.3f}" for arm in arms]
+        closed = {r["student"]: r for r in summary["gap_closed"] if r["label"] == label}
+        rows.append(row + [_gap(closed.get(student)) for student in students])
+    header = ["labels", *arms, *(f"gap closed by {student}" for student in students)]
+    return markdown(header, rows)
+
+
+def _gap(row: Mapping[str, Any] | None) -> str:
+    if row is None:
+        return "–"
+    return f"{100 * row['share']:.0f} % ({interval(row['interval'], 100, '.0f')})"
+
+
+def interval(limits: Sequence[float] | None, factor: float = 1.0, form: str = ".2f") -> str:
+    """`low … high`, or a dash where there is none."""
+    return "–" if limits is None else " … ".join(format(factor * x, form) for x in limits)
+
+
+def seed_table(results: Mapping[str, Any], label: str = MEAN) -> str:
+    """A Markdown table of the Dice of each arm and seed."""
+    arms = results["arms"]
+    seeds = sorted({seed for arm in arms.values() for seed in arm["seeds"]})
+    rows = []
+    for seed in seeds:
+        row = [str(seed)]
+        for arm in arms.values():
+            values = dice_of_seeds(arm, label)
+            row.append(f"{values[seed]:.3f}" if seed in values else "–")
+        rows.append(row)
+    return markdown(["seed", *arms], rows)
+
+
+def markdown(header: Sequence[str], rows: Sequence[Sequence[str]]) -> str:
+    """A Markdown table with aligned columns."""
+    widths = [max(len(row[i]) for row in (header, *rows)) for i in range(len(header))]
+
+    def line(cells: Sequence[str]) -> str:
+        return "| " + " | ".join(c.ljust(w) for c, w in zip(cells, widths, strict=True)) + " |"
+
+    return "\n".join([line(header), line(["-" * w for w in widths]), *map(line, rows)])
