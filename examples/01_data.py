@@ -8,6 +8,9 @@
 # [arXiv:1902.09063](https://arxiv.org/abs/1902.09063)). This page reads them, shows how
 # intensities are normalized, and decides which scan is used for what.
 #
+# **You will learn** what a case is, why a split goes by case and not by slice, how intensities
+# are normalized without leaking, and what a batch holds.
+#
 # About a minute on 2 CPU cores, most of it the simulation, which is done once.
 
 # %%
@@ -39,7 +42,9 @@ for label, name in job.task.labels.items():
 
 # %%
 figure = figures.sequences(case, job.task.labels, title=job.task.name)
+figure.set_label("One slice in every sequence, and the same slice with its reference mask.")
 figure.savefig(folder / "sequences.png", dpi=120)
+plt.show()
 
 # %% [markdown]
 # ## The split
@@ -95,7 +100,12 @@ for number, (column, c) in enumerate(zip(axes.T, shown, strict=True)):
         if number == 0:
             axis.set_ylabel(name)
     column[0].set_title(f"max {c.image[..., 0].max():,.0f}", fontsize=9)
+figure.set_label(
+    "Five scans from dark to bright. With one range for all the darker ones are nearly black; "
+    "with percentiles of each scan all look alike."
+)
 figure.savefig(folder / "normalization.png", dpi=120)
+plt.show()
 
 # %%
 used = {
@@ -116,3 +126,34 @@ x, y = job.batches("baseline")[0]
 print("images", x.shape, x.dtype, "masks", y.shape, y.dtype)
 split.save(job.root / "split.json")
 print(f"split: {job.root / 'split.json'}, figures: {folder}")
+
+# %% [markdown]
+# ## Exercises
+#
+# 1. Why may the split not be drawn over slices?
+#
+# <details><summary>Solution</summary>
+#
+# Slices of one scan are nearly copies of each other. Drawn over slices, almost every test
+# slice has a neighbour among the training slices, and a network that remembers scores well.
+#
+# </details>
+#
+# 2. `fit_minmax` refuses test scans although it never looks at a mask. What could leak?
+#
+# <details><summary>Solution</summary>
+#
+# The range of the test scans' intensities. It moves every training voxel a little, so the
+# network is fitted to scans that are meant to be unseen.
+#
+# </details>
+#
+# 3. Which share of the voxels is foreground, and what would a network score that always says
+#    "background", in voxels right and in Dice?
+#
+# <details><summary>Solution</summary>
+#
+# The shares are printed above; everything else is right for such a network, well above 90 %
+# of the voxels, while its Dice is 0. That is why nobody should report voxel accuracy here.
+#
+# </details>

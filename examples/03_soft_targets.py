@@ -5,6 +5,8 @@
 # the student needs no teacher any more: a training step costs what a plain one costs, and
 # whoever made the probabilities, a network, several, an nnU-Net elsewhere, is a teacher.
 #
+# **You will learn** what is kept, what it weighs, and where a teacher says more than a label.
+#
 # About 20 seconds on 2 CPU cores.
 
 # %%
@@ -60,6 +62,39 @@ for temperature in (1.0, 2.0, 5.0):
 # %%
 figure = soft_target_maps(case, log_p, temperatures=(1, 2, 5))
 figure.suptitle(job.task.name, fontsize=9)
+figure.set_label(
+    "A slice, its reference, and the teacher's foreground probability at three temperatures: the "
+    "higher the temperature, the wider the doubt around the border."
+)
 figure.savefig(job.root / "figures" / "soft_targets.png", dpi=120)
 plt.show()
 print(f"figure: {job.root / 'figures' / 'soft_targets.png'}")
+
+# %% [markdown]
+# ## Exercises
+#
+# 1. Why are log-probabilities kept, and not probabilities?
+#
+# <details><summary>Solution</summary>
+#
+# At a higher temperature the small ones count, and in float16 everything below 6e-8 would be
+# 0. The logarithm of such a number is an ordinary one.
+#
+# </details>
+#
+# 2. Why not the logits?
+#
+# <details><summary>Solution</summary>
+#
+# Logits are known up to a constant that is the same for all classes of a voxel, and it cancels in
+# every softmax, at every temperature. An ensemble or a program that is no network has none at all.
+#
+# </details>
+#
+# 3. How many bytes do the soft targets of one scan take? Compare with what was printed.
+#
+# <details><summary>Solution</summary>
+#
+# Voxels × classes × 2 bytes. The shape is that of the case's mask, with the classes behind it.
+#
+# </details>

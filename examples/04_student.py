@@ -9,6 +9,9 @@
 # probabilities. A part of each batch are slices with labels; the rest comes from scans
 # whose labels nobody drew, and there the teacher alone speaks.
 #
+# **You will learn** what the two parts of the loss do, what a batch of labelled and unlabelled
+# slices looks like, and how `Distiller` is used like any Keras model.
+#
 # About 2 minutes on 2 CPU cores.
 
 # %%
@@ -61,3 +64,34 @@ print(f"{student.count_params():,} parameters, {result['training_seconds']:.0f} 
 print(f"mean Dice: {result['validation_dice']:.3f} on validation scans")
 print(f"           {mean_dice(result['per_case']):.3f} on test scans ({job.task.name})")
 print(f"run: {run.folder}")
+
+# %% [markdown]
+# ## Exercises
+#
+# 1. What is left of the loss in a slice without labels?
+#
+# <details><summary>Solution</summary>
+#
+# The soft part alone. Its mask is −1 everywhere, so all its voxels have weight 0 in the hard
+# part, and the mean there goes over the voxels that have a label.
+#
+# </details>
+#
+# 2. What happens with `alpha=0`? And with `alpha=1`?
+#
+# <details><summary>Solution</summary>
+#
+# With 0 the student is the baseline, bit for bit (TensorFlow, CPU). With 1 it never sees a label
+# and learns from the teacher's probabilities alone.
+#
+# </details>
+#
+# 3. Try it: `Distiller(student, teacher)` without soft targets runs the teacher along. What does it
+#    cost, and what can it do that files cannot?
+#
+# <details><summary>Solution</summary>
+#
+# Each step costs a forward pass of the teacher more. The teacher then sees the very same augmented
+# slice, and its inner layers are at hand for hints.
+#
+# </details>

@@ -5,6 +5,9 @@
 # network trained without the teacher*: same weights at the start, same optimizer, same
 # number of steps, settings chosen on the same validation scans with the same effort.
 #
+# **You will learn** how two networks are compared case by case, what the interval says and what
+# it leaves out, and how to see whether the teacher teaches.
+#
 # About 3 minutes on 2 CPU cores.
 
 # %%
@@ -12,7 +15,7 @@ import matplotlib.pyplot as plt
 import numpy as np
 
 import kdcore
-from kdcore import experiment, figures, results
+from kdcore import experiment, figures, results, tables
 from kdcore.arguments import from_arguments
 from kdcore.metrics import case_dice
 from kdcore.published import beside_published, published_results
@@ -54,7 +57,7 @@ summary = summarize(job, runs.values())
 summary["check_teaching"] = report.to_dict()
 path = results.save_results(summary, job.root / "results.json")
 print(job.task.name)
-print(results.table(summary, job.task.scored))
+print(tables.table(summary, job.task.scored))
 
 # %% [markdown]
 # Every scan is segmented by both networks, so their *difference* is known scan by
@@ -62,7 +65,7 @@ print(results.table(summary, job.task.scored))
 # these, for this one seed; it does not contain the luck of the training.
 
 # %%
-print(results.comparison_table(summary, job.task.scored))
+print(tables.comparison_table(summary, job.task.scored))
 
 # %% [markdown]
 # ## Beside the published numbers
@@ -84,6 +87,7 @@ else:
 
 # %%
 figure = figures.loss_curves({arm: run.result["history"] for arm, run in runs.items()})
+figure.set_label("Training loss over epochs, a panel for each network; all fall and level off.")
 figure.savefig(folder / "loss_curves.png", dpi=120)
 plt.show()
 
@@ -105,6 +109,10 @@ masks = {
 }
 figure = figures.overlays(rows, masks, job.task.labels)
 figure.suptitle(job.task.name, fontsize=9)
+figure.set_label(
+    "The student's best, median and worst test scan: image, reference, and what teacher, student "
+    "and baseline make of it."
+)
 figure.savefig(folder / "overlays.png", dpi=120)
 plt.show()
 
@@ -117,3 +125,35 @@ print(f"results:  {path}")
 print(f"figures:  {folder}")
 for arm, run in runs.items():
     print(f"{arm + ':':<10}{run.folder}")
+
+# %% [markdown]
+# ## Exercises
+#
+# 1. The interval of a difference excludes 0. Does that mean that another run of the student would
+#    win, too?
+#
+# <details><summary>Solution</summary>
+#
+# No. It is about other scans for *these* networks. Another seed gives other networks, and how far
+# seeds lie apart is a different spread: [results](../results/index.md) list each.
+#
+# </details>
+#
+# 2. The intervals of two arms overlap. Are the arms equal?
+#
+# <details><summary>Solution</summary>
+#
+# Not necessarily. Both segment the same scans, and an easy scan is easy for both. The spread
+# between scans, which makes each interval wide, cancels in the difference.
+#
+# </details>
+#
+# 3. Train the student with another seed (`--seed 1`) and compare again. What changed besides the
+#    weights at the start?
+#
+# <details><summary>Solution</summary>
+#
+# The order of the batches, the augmentation, and which training scans carry the labels. Validation
+# and test scans stay.
+#
+# </details>

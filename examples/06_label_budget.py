@@ -6,12 +6,14 @@
 # student gains from unlabelled scans must shrink as fewer scans are unlabelled; the
 # question is what is left at the end, and how near the beginning comes to it.
 #
+# **You will learn** how to read a label-budget curve, and what a teacher is worth in labels.
+#
 # About 6 minutes on 2 CPU cores after the main job, 12 without it.
 
 # %%
 import matplotlib.pyplot as plt
 
-from kdcore import experiment, figures, results
+from kdcore import experiment, figures, results, tables
 from kdcore.arguments import from_arguments
 from kdcore.published import published_results
 from kdcore.summary import summarize
@@ -42,7 +44,7 @@ for labelled in (few, everything):
 # %%
 for label in job.task.compared:
     print(f"Dice, {job.task.scored.get(label, label)}")
-    print(results.budget_table(summaries, label), end="\n\n")
+    print(tables.budget_table(summaries, label), end="\n\n")
 
 # %% [markdown]
 # ## The gain at each end
@@ -52,7 +54,7 @@ for label in job.task.compared:
 # %%
 for summary in summaries:
     print(f"{summary['config']['num_labelled']} labels")
-    print(results.comparison_table(summary, job.task.scored), end="\n\n")
+    print(tables.comparison_table(summary, job.task.scored), end="\n\n")
 
 # %% [markdown]
 # ## The curve
@@ -61,6 +63,7 @@ for summary in summaries:
 
 # %%
 figure = figures.label_budgets(summaries, job.task.compared[0], f"{job.task.name}: here")
+figure.set_label("Dice over the number of labelled scans, in this run, for each network.")
 figure.savefig(folder / "label_budgets.png", dpi=120)
 plt.show()
 
@@ -68,7 +71,8 @@ plt.show()
 published = [published_results(job.name, n) for n in (8, 20, 50, everything)]
 published = [summary for summary in published if summary is not None]
 if len(published) > 1:
-    figures.label_budgets(published, job.task.compared[0], "as published")
+    figure = figures.label_budgets(published, job.task.compared[0], "as published")
+    figure.set_label("Published Dice over the number of labelled scans, with the seeds' range.")
     plt.show()
 else:
     print("Nothing is published for these data and this tier.")
@@ -77,6 +81,19 @@ else:
 # ## Exercises
 #
 # 1. Where would the student's curve lie if it learned from the labelled scans alone?
-#    (`Distillation(unlabelled=False)`; the arm `student-labelled` of the published study.)
-# 2. How many labels does the baseline need to reach the student with few? Read it off the
-#    published curve, then check it: `nox -s study -- --budgets 20 --arms baseline`.
+#
+# <details><summary>Solution</summary>
+#
+# `Distillation(unlabelled=False)`: the arm `student-labelled` of the published study. It stands
+# in the [results](../results/index.md), between baseline and student or below both.
+#
+# </details>
+#
+# 2. How many labels does the baseline need to reach the student with few?
+#
+# <details><summary>Solution</summary>
+#
+# Read it off the published curve, where a horizontal line through the student's first point
+# meets the baseline's. Then check: `nox -s study -- --budgets 20 --arms baseline`.
+#
+# </details>

@@ -17,6 +17,8 @@
 # The scans are simulated by default. On your own folder, with one sub-folder a patient and
 # files named as in the BraTS challenge: `--data brats --data-dir FOLDER`.
 #
+# **You will learn** how a teacher with more sequences is wired, and how much of the gap closes.
+#
 # About 9 minutes on 2 CPU cores, the simulation of the scans included.
 
 # %%
@@ -24,7 +26,7 @@ import matplotlib.pyplot as plt
 import numpy as np
 
 import kdcore
-from kdcore import experiment, figures, results
+from kdcore import experiment, figures, results, tables
 from kdcore.arguments import from_arguments
 from kdcore.summary import summarize
 
@@ -41,6 +43,7 @@ for part in ("labelled", "unlabelled", "validation", "test"):
 # %%
 case = max(job.take("labelled"), key=lambda c: (c.mask > 0).sum())
 figure = figures.sequences(case, job.task.labels, title=job.task.name)
+figure.set_label("One slice in T1, T1c, T2 and FLAIR, and with its reference mask.")
 figure.savefig(folder / "sequences.png", dpi=120)
 plt.show()
 
@@ -84,7 +87,7 @@ networks = {arm: run.load() for arm, run in runs.items()}
 summary = summarize(job, runs.values())
 path = results.save_results(summary, job.root / "results.json")
 print(job.task.name)
-print(results.table(summary, job.task.scored))
+print(tables.table(summary, job.task.scored))
 
 # %% [markdown]
 # ## How much of the gap is closed
@@ -94,8 +97,8 @@ print(results.table(summary, job.task.scored))
 # cross-modal --budgets 8 20 50 --seeds 3` is the whole story.
 
 # %%
-print(results.comparison_table(summary, job.task.scored))
-print(results.gap_table(summary, job.task.scored))
+print(tables.comparison_table(summary, job.task.scored))
+print(tables.gap_table(summary, job.task.scored))
 
 # %% [markdown]
 # ## To look at
@@ -119,6 +122,10 @@ masks = {
 }
 figure = figures.overlays(rows, masks, job.task.labels)
 figure.suptitle(f"{job.task.name}; the image is T1", fontsize=9)
+figure.set_label(
+    "The student's best, median and worst test scan on T1: reference, and what the networks make "
+    "of it; only the teacher saw the other sequences."
+)
 figure.savefig(folder / "overlays.png", dpi=120)
 plt.show()
 
@@ -137,3 +144,25 @@ print(f"the student's input: {student.input_shape}, {student.count_params():,} p
 print(f"student:  {job.root / 'student_t1.keras'}")
 print(f"results:  {path}")
 print(f"figures:  {folder}")
+
+# %% [markdown]
+# ## Exercises
+#
+# 1. The student never sees FLAIR, yet it is better than the baseline. Where does that come from?
+#
+# <details><summary>Solution</summary>
+#
+# From scans nobody labelled: there the teacher, which sees FLAIR, draws the tumour, and the
+# student learns what it looks like on T1. The arm without unlabelled scans shows how little is
+# left without.
+#
+# </details>
+#
+# 2. Which limit can no teacher lift?
+#
+# <details><summary>Solution</summary>
+#
+# What T1 does not show. A network trained on T1 with *all* labels is the measure of it:
+# [results](../results/cross-modal.md).
+#
+# </details>

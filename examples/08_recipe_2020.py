@@ -20,8 +20,8 @@ import kdcore
 from kdcore.arguments import from_arguments
 from kdcore.files import digest, write_json
 from kdcore.metrics import mean_dice
-from kdcore.results import comparison_table, markdown
 from kdcore.runs import provenance
+from kdcore.tables import comparison_table, markdown
 
 job = from_arguments()
 
