@@ -21,6 +21,7 @@ PROJECT = nox.project.load_toml("pyproject.toml")
 EXAMPLES = sorted((ROOT / "examples").glob("0*.py"))
 MAIN_JOB = EXAMPLES[:5]
 QUIET = {"TF_CPP_MIN_LOG_LEVEL": "3", "PYTHONUNBUFFERED": "1"}
+SITE = {"NO_MKDOCS_2_WARNING": "1", "KERAS_BACKEND": "jax", "PYTHONUNBUFFERED": "1"}
 
 if not (3, 11) <= sys.version_info[:2] <= (3, 13):
     raise SystemExit(
@@ -113,6 +114,35 @@ def evaluate(session: nox.Session) -> None:
     """A trained network on your folder: `-- --weights docs/weights/student.keras --data FOLDER`."""
     install(session, "tensorflow", "export")
     session.run("python", "-m", "kdcore.evaluation", *session.posargs, env=QUIET)
+
+
+@nox.session
+def examples(session: nox.Session) -> None:
+    """Execute the examples into the site's notebooks. `-- 01 02` for some of them."""
+    install(session, "tensorflow", "figures", groups=("notebooks",))
+    session.run("python", "docs/make_notebooks.py", *session.posargs, env=QUIET)
+
+
+@nox.session
+def docs(session: nox.Session) -> None:
+    """Build the site into site/, from committed results and executed notebooks."""
+    install(session, "figures", groups=("docs",))
+    session.run("mkdocs", "build", *session.posargs, env=SITE)
+
+
+@nox.session
+def serve(session: nox.Session) -> None:
+    """The site on http://127.0.0.1:8000, built anew when a page changes."""
+    install(session, "figures", groups=("docs",))
+    env = {**SITE, "SITE_URL": "http://127.0.0.1:8000/"}
+    session.run("mkdocs", "serve", "--watch", "kdcore", *session.posargs, env=env)
+
+
+@nox.session
+def site_tests(session: nox.Session) -> None:
+    """The built site in a real Chromium; needs Chromium, and Node for Lighthouse and links."""
+    install(session, "figures", groups=("docs", "site"))
+    session.run("pytest", "tests/site", *session.posargs, env=SITE)
 
 
 @nox.session

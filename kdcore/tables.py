@@ -119,15 +119,19 @@ def gap_table(results: Mapping[str, Any], names: Mapping[str, str] | None = None
     return markdown(["student", "of", "gap closed (95 % interval)", "cases"], rows)
 
 
-def budget_table(summaries: Sequence[Mapping[str, Any]], label: str = MEAN) -> str:
+def budget_table(
+    summaries: Sequence[Mapping[str, Any]], label: str = MEAN, arms: Sequence[str] | None = None
+) -> str:
     """A Markdown table over results with different numbers of labelled cases.
 
     Args:
         summaries: From `load_results`, with the same arms.
         label: A label, a region or "mean".
+        arms: Only these.
     """
-    arms = list(summaries[0]["arms"])
-    students = list(dict.fromkeys(row["student"] for s in summaries for row in s["gap_closed"]))
+    arms = list(summaries[0]["arms"]) if arms is None else arms
+    closed_by = dict.fromkeys(row["student"] for s in summaries for row in s["gap_closed"])
+    students = [student for student in closed_by if student in arms]
     rows = []
     for summary in summaries:
         row = [str(summary["config"]["num_labelled"])]

@@ -1,0 +1,52 @@
+"""Files the site needs and the repository does not hold: KaTeX, the scripts, the changelog."""
+
+import os
+import re
+import tarfile
+from pathlib import Path
+
+import pooch
+from mkdocs.config.defaults import MkDocsConfig
+from mkdocs.exceptions import PluginError
+from mkdocs.structure.files import File, Files
+
+ROOT = Path(__file__).parents[2]
+KATEX = "0.19.1"
+KATEX_SHA256 = "24da5a599eb2fcede2e270b99a6ff48bca816beecc95feeb84e8cccbd1bb34fd"
+REGISTRY = os.environ.get("NPM_CONFIG_REGISTRY", "https://registry.npmjs.org").rstrip("/")
+WANTED = re.compile(
+    r"package/dist/(?:contrib/)?((?:katex|auto-render)\.min\.(?:css|js)|fonts/\S+\.woff2)"
+)
+OLDER_FONTS = re.compile(rb',url\([^)]*\.(?:woff|ttf)\) format\("[^"]*"\)')
+
+
+def on_files(files: Files, config: MkDocsConfig) -> Files:
+    for name, content in katex().items():
+        files.append(File.generated(config, f"assets/katex/{name}", content=content))
+    for script in sorted((ROOT / "examples").glob("0*.py")):
+        files.append(File.generated(config, f"tutorial/{script.name}", abs_src_path=str(script)))
+    changelog = (ROOT / "CHANGELOG.md").read_text("utf-8")
+    files.append(File.generated(config, "changelog.md", content=changelog))
+    return files
+
+
+def katex() -> dict[str, bytes]:
+    """Script, style sheet and fonts from KaTeX's package, fetched once and checked."""
+    url = f"{REGISTRY}/katex/-/katex-{KATEX}.tgz"
+    pooch.get_logger().setLevel("WARNING")
+    try:
+        archive = pooch.retrieve(
+            url, f"sha256:{KATEX_SHA256}", fname=f"katex-{KATEX}.tgz", path=ROOT / ".cache"
+        )
+    except (OSError, ValueError) as error:
+        raise PluginError(
+            f"KaTeX, which the equations need, could not be fetched from {url}: {error}. "
+            f"Without a network put that file into {ROOT / '.cache'}."
+        ) from error
+    files = {}
+    with tarfile.open(archive) as tar:
+        for member in tar.getmembers():
+            if (match := WANTED.fullmatch(member.name)) and (handle := tar.extractfile(member)):
+                files[match[1]] = handle.read()
+    files["katex.min.css"] = OLDER_FONTS.sub(b"", files["katex.min.css"])
+    return files

@@ -1,0 +1,247 @@
+"""Numbers, tables and plots of the pages, read from docs/results when the site is built.
+
+A page writes `{$ dice("hippocampus-quick", "student") $}` where a number is to stand, and
+`{$ check(...) $}` where its prose claims one. What cannot be read, or is not so, fails the build
+with a message that names the page.
+"""
+
+import os
+import posixpath
+import sys
+from collections.abc import Mapping
+from functools import lru_cache
+from io import BytesIO
+from pathlib import Path
+from typing import Any
+
+os.environ.setdefault("KERAS_BACKEND", "jax")  # the smallest; nothing is computed with it
+os.environ.setdefault("MPLBACKEND", "agg")
+ROOT = Path(__file__).parents[2]
+sys.path[:0] = [str(ROOT / "docs"), str(ROOT)]
+
+import make_tables  # noqa: E402
+import numpy as np  # noqa: E402
+from jinja2 import Environment, StrictUndefined  # noqa: E402
+from mkdocs.config.defaults import MkDocsConfig  # noqa: E402
+from mkdocs.exceptions import PluginError  # noqa: E402
+from mkdocs.structure.files import File, Files  # noqa: E402
+from mkdocs.structure.pages import Page  # noqa: E402
+
+from kdcore import figures, results, tables  # noqa: E402
+from kdcore.statistics import per_case  # noqa: E402
+from kdcore.tasks import TASKS  # noqa: E402
+
+PAGE = Environment(
+    undefined=StrictUndefined,
+    autoescape=False,  # noqa: S701
+    variable_start_string="{$",
+    variable_end_string="$}",
+    block_start_string="{@",
+    block_end_string="@}",
+    comment_start_string="{@@",
+    comment_end_string="@@}",
+    keep_trailing_newline=True,
+)
+
+
+def on_pre_build(config: MkDocsConfig) -> None:
+    for page in make_tables.PAGES:
+        text = page.read_text("utf-8")
+        if make_tables.filled(text) != text:
+            raise PluginError(
+                f"{page.relative_to(ROOT)} has a table that differs from docs/results. "
+                "Run python docs/make_tables.py."
+            )
+
+
+def on_page_markdown(markdown: str, page: Page, config: MkDocsConfig, files: Files) -> str:
+    def figure(kind: str, *arguments: Any, alt: str) -> str:
+        return plot(kind, arguments, alt, page, config, files)
+
+    try:
+        return PAGE.from_string(markdown).render(SCOPE, figure=figure)
+    except Exception as error:
+        raise PluginError(f"{page.file.src_uri}: {type(error).__name__}: {error}") from error
+
+
+@lru_cache
+def study(name: str) -> dict[str, Any]:
+    """A results file by its name."""
+    return results.load_results(make_tables.RESULTS / f"{name}.json")
+
+
+def exists(name: str) -> bool:
+    return (make_tables.RESULTS / f"{name}.json").is_file()
+
+
+def budgets(prefix: str) -> list[str]:
+    """The studies `prefix`-N-labels that are there, fewest labels first."""
+    found = make_tables.RESULTS.glob(f"{prefix}-*-labels.json")
+    return sorted((path.stem for path in found), key=lambda stem: int(stem.split("-")[-2]))
+
+
+def names(name: str) -> Mapping[str, str]:
+    """What the scored labels and regions of a study are called."""
+    return TASKS[study(name)["config"].get("task", "hippocampus")].scored
+
+
+def dice(name: str, arm: str, label: str = "mean") -> str:
+    """Mean Dice over the test cases, seeds averaged."""
+    return f"{average(name, arm, label):.3f}"
+
+
+def average(name: str, arm: str, label: str = "mean", metric: str = "dice") -> float:
+    values = np.array(list(per_case(study(name), arm, label, metric).values()), dtype=float)
+    return float(np.nanmean(values))
+
+
+def row(name: str, a: str, b: str, label: str = "mean") -> dict[str, Any]:
+    """The comparison a − b as it stands in the file."""
+    for found in study(name)["comparisons"]:
+        if (found["a"], found["b"], found["label"]) == (a, b, label):
+            return found
+    raise LookupError(f"{name}.json compares no {a} with {b} in {label}.")
+
+
+def points(name: str, a: str, b: str, label: str = "mean") -> float:
+    """A − b in Dice points."""
+    return 100 * row(name, a, b, label)["difference"]
+
+
+def difference(name: str, a: str, b: str, label: str = "mean") -> str:
+    """A − b in Dice points, with its 95 % interval."""
+    found = row(name, a, b, label)
+    limits = tables.interval(found["interval"], 100, "+.2f")
+    return f"{100 * found['difference']:+.2f} (95 % interval {limits})".replace("-", "−")
+
+
+def excludes_zero(name: str, a: str, b: str, label: str = "mean") -> bool:
+    low, high = row(name, a, b, label)["interval"]
+    return low > 0 or high < 0
+
+
+def check(holds: bool) -> str:
+    """Nothing, if the sentence before it is true of the file."""
+    if not holds:
+        raise ValueError("a claim in the prose is not what the results file says.")
+    return ""
+
+
+def provenance(name: str) -> str:
+    """Where the numbers come from, in one paragraph."""
+    s = study(name)
+    seeds = max(len(arm["seeds"]) for arm in s["arms"].values())
+    used = {k: v for k, v in s["versions"].items() if k in ("python", "keras", s["backend"])}
+    versions = ", ".join(f"{k} {v}" for k, v in used.items())
+    return (
+        f"{s['data']['name']} ({s['data']['licence']}); {len(s['split']['test'])} test cases, "
+        f"up to {seeds} seeds an arm; {s['hardware']['processor']}, {s['hardware']['cores']} "
+        f"cores; {versions}; commit `{s['commit'][:10]}`. "
+        f"[Results file]({name}.json) with every case and seed."
+    )
+
+
+def arms(name: str) -> str:
+    return tables.table(study(name), names(name))
+
+
+def comparisons(name: str) -> str:
+    return tables.comparison_table(study(name), names(name))
+
+
+def equivalence(name: str) -> str:
+    return tables.equivalence_table(study(name), names(name))
+
+
+def seeds(name: str, label: str = "mean") -> str:
+    return tables.seed_table(study(name), label)
+
+
+def beliefs(name: str) -> str:
+    return tables.calibration_table(study(name))
+
+
+def home_facts(prefix: str = "evidence-hippocampus-quick") -> str:
+    """The headline numbers, with what is needed to judge them."""
+    few, *_, every = budgets(prefix)
+    arms, cases = study(few)["arms"], len(study(few)["split"]["test"])
+    ratio = arms["teacher"]["params"] / arms["student"]["params"]
+    left = 100 * (average(every, "baseline") - average(few, "student"))
+    seeds_, labels = len(arms["student"]["seeds"]), study(few)["config"]["num_labelled"]
+    facts = [
+        (
+            f"{points(few, 'student', 'baseline'):+.1f} Dice points",
+            f"student over baseline with {labels} labelled volumes, 95 % interval "
+            f"{results_interval(few, 'student', 'baseline')}; {cases} test volumes, {seeds_} seeds",
+        ),
+        (
+            f"{points(few, 'student', 'teacher'):+.1f} Dice points".replace("-", "−"),
+            "student over its teacher, 95 % interval "
+            f"{results_interval(few, 'student', 'teacher')}, with {ratio:.0f} times fewer "
+            "parameters",
+        ),
+        (
+            f"{left:.1f} Dice points",
+            f"from the student with {labels} labels to the same network trained on all "
+            f"{study(every)['config']['num_labelled']}",
+        ),
+    ]
+    boxes = (f"<div><p>{value}</p><p>{text}</p></div>" for value, text in facts)
+    return f'<div class="kd-facts">{"".join(boxes)}</div>'
+
+
+def results_interval(name: str, a: str, b: str) -> str:
+    limits = tables.interval(row(name, a, b)["interval"], 100, "+.1f")
+    return limits.replace("-", "−")
+
+
+def budget(prefix: str, label: str = "mean", *arms: str) -> str:
+    return tables.budget_table([study(name) for name in budgets(prefix)], label, arms or None)
+
+
+def plot(
+    kind: str, arguments: tuple[Any, ...], alt: str, page: Page, config: MkDocsConfig, files: Files
+) -> str:
+    """Markdown of a plot in a light and in a dark form."""
+    stem = "-".join([kind, *(str(a) for a in arguments)]).replace(" ", "-")
+    images = []
+    for scheme in ("light", "dark"):
+        uri = f"assets/plots/{stem}-{scheme}.svg"
+        if files.get_file_from_path(uri) is None:
+            files.append(File.generated(config, uri, content=drawn(kind, arguments, scheme)))
+        where = posixpath.relpath(uri, posixpath.dirname(page.file.src_uri) or ".")
+        images.append(f"![{alt}]({where}#only-{scheme})")
+    return "".join(images)
+
+
+def drawn(kind: str, arguments: tuple[Any, ...], scheme: str) -> bytes:
+    """An SVG, the same bytes for the same numbers."""
+    from matplotlib import pyplot
+
+    with pyplot.rc_context({"svg.hashsalt": kind}):
+        figure = PLOTS[kind](*arguments)
+        figures.recolor(figure, scheme)
+        buffer = BytesIO()
+        figure.savefig(buffer, format="svg", transparent=True, metadata={"Date": None})
+        pyplot.close(figure)
+    return buffer.getvalue()
+
+
+PLOTS = {
+    "budgets": lambda prefix, *arms: figures.label_budgets(
+        [study(name) for name in budgets(prefix)], arms=arms or None
+    ),
+    "differences": lambda name, a, b, label="mean": figures.case_differences(
+        study(name), a, b, label
+    ),
+    "arms": lambda name, label="mean": figures.dots(study(name), label),
+    "curves": lambda name, *arms: figures.loss_curves(
+        {arm: next(iter(study(name)["arms"][arm]["runs"].values()))["history"] for arm in arms}
+    ),
+}
+_OFFERED = (
+    study, exists, budgets, dice, average, points, difference, excludes_zero, check, provenance,
+    arms, comparisons, equivalence, seeds, beliefs, budget, home_facts,
+)  # fmt: skip
+SCOPE = {function.__name__: function for function in _OFFERED}
+SCOPE["table"] = lambda name: make_tables.TABLES[name]()
