@@ -246,6 +246,8 @@ STUDIES = {
 """`[study][data][tier]`; the first data set of a study is its default."""
 PLANS: dict[str, list[tuple[int | None, tuple[str, ...] | None]]] = {
     "evidence": [
+        (8, _CORE),
+        (120, _CORE),
         (8, None),
         (120, (*_SECOND, "baseline-150k")),
         (20, _CORE),
