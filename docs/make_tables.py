@@ -9,16 +9,20 @@ import sys
 from collections.abc import Callable
 from pathlib import Path
 
+import numpy as np
+
 from kdcore import results, tables
 from kdcore.files import read_json
+from kdcore.losses import kd_loss
 from kdcore.tables import markdown
 from kdcore.tasks import TASKS
+from kdcore.voxels import log_probabilities
 
 ROOT = Path(__file__).parent.parent
 RESULTS = ROOT / "docs" / "results"
 PAGES = (
     ROOT / "README.md",
-    *(ROOT / "docs" / name for name in ("design.md", "pitfalls.md", "weights/README.md")),
+    *(ROOT / "docs" / name for name in ("design.md", "pitfalls.md", "lab.md", "weights/README.md")),
 )
 HIPPOCAMPUS = TASKS["hippocampus"].scored
 SIMULATED = TASKS["simulated"].scored
@@ -83,6 +87,21 @@ def weights() -> str:
     return markdown(["file", "labels", "parameters", "mean Dice on test", "SHA-256"], table)
 
 
+def lab() -> str:
+    """The worked example of the temperature lab: one voxel at four temperatures."""
+    teacher, student = np.array([[6.0, 2.0, -4.0]]), np.array([[6.0, 2.0, -8.0]])
+    table = []
+    for T in (1.0, 2.0, 4.0, 8.0):
+        p, q = (np.exp(np.asarray(log_probabilities(z / T)))[0] for z in (teacher, student))
+        entropy, loss = -(p * np.log(p)).sum(), float(kd_loss(teacher, student, T))
+        gradient = float(np.linalg.norm(T * (q - p)))
+        probabilities = [" · ".join(f"{x:.3f}" for x in one) for one in (p, q)]
+        numbers = [loss / T**2, loss, gradient / T**2, gradient]
+        table.append([f"{T:g}", *probabilities, f"{entropy:.3f}", *(f"{x:.3g}" for x in numbers)])
+    header = ["T", "teacher p", "student q", "entropy of p", "KL", "T² KL"]
+    return markdown([*header, "gradient", "T² gradient"], table)
+
+
 TABLES: dict[str, Callable[[], str]] = {
     "arms": lambda: tables.table(seeds(), HIPPOCAMPUS),
     "all-labels": lambda: tables.table(study("hippocampus-quick-all-labels"), HIPPOCAMPUS),
@@ -107,6 +126,7 @@ TABLES: dict[str, Callable[[], str]] = {
     "bench": bench,
     "pitfalls": lambda: rows("pitfalls"),
     "weights": weights,
+    "lab": lab,
 }
 
 
