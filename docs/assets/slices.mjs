@@ -1,0 +1,254 @@
+// A dropped file -> a scan: PNG, JPEG or NIfTI, none of which is trusted.
+//
+// A scan has `shape` [planes, height, width] in the network's orientation, the hippocampus
+// volumes' own: height runs from posterior to anterior, width from inferior to superior. A
+// picture shows such a plane turned, superior up and anterior to the right. `strides` says
+// how far apart neighbours along the three axes lie in `voxels`.
+
+const MEGABYTE = 2 ** 20;
+const MAX_FILE = 64 * MEGABYTE;
+const MAX_INFLATED = 128 * MEGABYTE;
+const MAX_VOXELS = 2 ** 24;
+const MAX_PICTURE_SIDE = 4096;
+const MAX_SIDE = 256; // of what a network is given
+const EXPECTED = "Expected a PNG, a JPEG or a NIfTI file (.nii, .nii.gz).";
+const VOXEL_TYPES = {
+  2: ["getUint8", 1],
+  4: ["getInt16", 2],
+  8: ["getInt32", 4],
+  16: ["getFloat32", 4],
+  64: ["getFloat64", 8],
+  256: ["getInt8", 1],
+  512: ["getUint16", 2],
+  768: ["getUint32", 4],
+};
+
+/** Read a file of the visitor's. An error's message names the file and says what to do. */
+export async function readScan(file) {
+  const name = shown(file.name);
+  try {
+    return { name, ...(await read(file)) };
+  } catch (error) {
+    throw new Error(`“${name}” ${error.message}`, { cause: error });
+  }
+}
+
+/** One plane as the network takes it: at most 256 × 256, normalized. */
+export function cutOut({ shape, strides, start = 0, voxels, scale }, plane) {
+  const [rows, columns] = [middle(shape[1]), middle(shape[2])];
+  const image = new Float32Array(rows.size * columns.size);
+  let at = 0;
+  for (let h = rows.start; h < rows.start + rows.size; h++) {
+    for (let w = columns.start; w < columns.start + columns.size; w++) {
+      const voxel = voxels[start + plane * strides[0] + h * strides[1] + w * strides[2]];
+      image[at++] = Math.min(1, Math.max(0, (voxel - scale.low) * scale.factor));
+    }
+  }
+  return { height: rows.size, width: columns.size, image };
+}
+
+async function read(file) {
+  if (file.size > MAX_FILE) {
+    fail(`has ${megabytes(file.size)}. At most ${megabytes(MAX_FILE)} are read; crop it first.`);
+  }
+  const buffer = await file.arrayBuffer().catch(() => {
+    fail(`cannot be read; perhaps it is a folder. ${EXPECTED}`);
+  });
+  const bytes = new Uint8Array(buffer);
+  if (bytes.length === 0) fail(`is empty. ${EXPECTED}`);
+  const begins = (...magic) => magic.every((byte, i) => bytes[i] === byte);
+  if (begins(0x89, 0x50, 0x4e, 0x47)) return readPicture(file, pngSize(bytes));
+  if (begins(0xff, 0xd8)) return readPicture(file, jpegSize(bytes));
+  if (begins(0x1f, 0x8b)) return readNifti(await inflate(buffer));
+  return readNifti(buffer);
+}
+
+// PNG and JPEG. The size is read from the header: decoding may take it at its word.
+
+function pngSize(bytes) {
+  if (bytes.length < 24) return null;
+  const view = new DataView(bytes.buffer);
+  return [view.getUint32(16), view.getUint32(20)];
+}
+
+function jpegSize(bytes) {
+  const view = new DataView(bytes.buffer);
+  for (let at = 2; at + 9 <= bytes.length && bytes[at] === 0xff; ) {
+    const marker = bytes[at + 1];
+    const isFrame = marker >= 0xc0 && marker <= 0xcf && ![0xc4, 0xc8, 0xcc].includes(marker);
+    if (isFrame) return [view.getUint16(at + 7), view.getUint16(at + 5)];
+    at += marker === 0xff ? 1 : 2 + view.getUint16(at + 2); // 0xff may be repeated as filler
+  }
+  return null;
+}
+
+async function readPicture(file, size) {
+  if (!size || !size.every((side) => side > 0)) fail(damaged("picture"));
+  if (size.some((side) => side > MAX_PICTURE_SIDE)) {
+    fail(`is ${size.join(" × ")} pixels. At most ${MAX_PICTURE_SIDE} a side; crop it first.`);
+  }
+  const bitmap = await createImageBitmap(file).catch(() => fail(damaged("picture")));
+  const [columns, rows] = [middle(bitmap.width), middle(bitmap.height)];
+  const context = new OffscreenCanvas(columns.size, rows.size).getContext("2d");
+  context.drawImage(bitmap, -columns.start, -rows.start);
+  const { data } = context.getImageData(0, 0, columns.size, rows.size);
+  const voxels = Float32Array.from({ length: rows.size * columns.size }, (_, i) => {
+    return 0.299 * data[4 * i] + 0.587 * data[4 * i + 1] + 0.114 * data[4 * i + 2];
+  });
+  return {
+    shape: [1, columns.size, rows.size],
+    strides: [0, 1, -columns.size],
+    start: (rows.size - 1) * columns.size,
+    voxels,
+    scale: fitScale(voxels),
+    notes: [
+      ...cropNote(bitmap.width, bitmap.height),
+      "A picture is normalized by itself. In training each whole volume was, so expect other " +
+        "grey values, and a worse result.",
+    ],
+  };
+}
+
+// NIfTI, https://nifti.nimh.nih.gov/nifti-1
+
+async function inflate(buffer) {
+  const stream = new Blob([buffer]).stream().pipeThrough(new DecompressionStream("gzip"));
+  const reader = stream.getReader();
+  const chunks = [];
+  let size = 0;
+  for (;;) {
+    const { done, value } = await reader.read().catch(() => fail(damaged("gzip file")));
+    if (done) break;
+    size += value.length;
+    if (size > MAX_INFLATED) {
+      reader.cancel().catch(() => {});
+      fail(`unpacks to more than ${megabytes(MAX_INFLATED)}. Crop the scan first.`);
+    }
+    chunks.push(value);
+  }
+  return new Blob(chunks).arrayBuffer();
+}
+
+function readNifti(buffer) {
+  const header = readHeader(buffer);
+  const voxels = readVoxels(buffer, header);
+  const [x, y, z] = header.sizes;
+  const flat = header.rank === 2;
+  const notes = flat ? cropNote(x, y) : cropNote(y, z);
+  if (header.spacing.some((size) => Math.abs(size - 1) > 0.1)) {
+    const sizes = header.spacing.map((size) => Number(size.toPrecision(3))).join(" × ");
+    notes.push(`Its voxels are ${sizes} mm. The networks know voxels of 1 mm: resample it.`);
+  }
+  return {
+    shape: flat ? [1, x, y] : [x, y, z],
+    strides: flat ? [0, 1, x] : [1, x, x * y],
+    voxels,
+    scale: fitScale(voxels),
+    notes,
+  };
+}
+
+function readHeader(buffer) {
+  const view = new DataView(buffer);
+  const length = buffer.byteLength >= 352 ? view.getInt32(0, true) : 0;
+  const swapped = buffer.byteLength >= 352 ? view.getInt32(0, false) : 0;
+  if (length === 540 || swapped === 540) fail("is NIfTI-2. Save it as NIfTI-1.");
+  if (length !== 348 && swapped !== 348) {
+    fail(`is none of the files that can be read here. ${EXPECTED} DICOM: use dcm2niix first.`);
+  }
+  const magic = String.fromCharCode(...new Uint8Array(buffer, 344, 3));
+  if (magic === "ni1") fail("is one half of a .hdr/.img pair. Save it as one .nii file.");
+  if (magic !== "n+1") fail(`has a header like NIfTI's, but not its mark. ${EXPECTED}`);
+  const little = length === 348;
+  const dims = Array.from({ length: 8 }, (_, i) => view.getInt16(40 + 2 * i, little));
+  const rank = dims[0];
+  if (rank < 2 || rank > 7) fail(damaged("NIfTI file", `it claims ${rank} axes`));
+  const sizes = [dims[1], dims[2], rank > 2 ? dims[3] : 1];
+  const further = dims.slice(4, rank + 1).find((size) => size !== 1);
+  if (sizes.some((size) => size < 1)) fail(damaged("NIfTI file", `its size is ${sizes}`));
+  if (further !== undefined) fail("holds several images. Expected one 3-D scan; save one of them.");
+  const type = view.getInt16(70, little);
+  if (!(type in VOXEL_TYPES)) {
+    fail(`holds voxels of NIfTI type ${type}. Save it as integers or floats of up to 64 bits.`);
+  }
+  const spacing = sizes.slice(0, Math.min(rank, 3));
+  return {
+    little,
+    rank,
+    sizes,
+    type: VOXEL_TYPES[type],
+    spacing: spacing.map((_, i) => Math.abs(view.getFloat32(80 + 4 * i, little))),
+    offset: view.getFloat32(108, little) || 352,
+    slope: view.getFloat32(112, little),
+    intercept: view.getFloat32(116, little),
+  };
+}
+
+function readVoxels(buffer, { little, sizes, type: [getter, bytes], offset, slope, intercept }) {
+  const count = sizes[0] * sizes[1] * sizes[2];
+  if (count > MAX_VOXELS) {
+    fail(`has ${sizes.join(" × ")} voxels. At most ${MAX_VOXELS} in all are read; crop it first.`);
+  }
+  if (!(offset >= 352 && offset + count * bytes <= buffer.byteLength)) {
+    fail(damaged("NIfTI file", "it is shorter than its header says"));
+  }
+  const scaled = Number.isFinite(slope) && slope !== 0;
+  const [factor, term] = scaled ? [slope, Number.isFinite(intercept) ? intercept : 0] : [1, 0];
+  const view = new DataView(buffer, offset);
+  const voxels = new Float32Array(count);
+  for (let i = 0; i < count; i++) {
+    voxels[i] = view[getter](i * bytes, little) * factor + term;
+    if (!Number.isFinite(voxels[i])) {
+      fail("holds voxels that are NaN or infinite. Repair the scan, or leave it.");
+    }
+  }
+  return voxels;
+}
+
+// Normalization as `kdcore.normalize` does it, by percentiles.
+
+export function fitScale(voxels) {
+  const sorted = voxels.slice().sort();
+  const [least, most] = [sorted[0], sorted.at(-1)];
+  if (least === most) fail("is empty: every voxel has the same value. Choose another one.");
+  let [low, high] = [percentile(sorted, 0.005), percentile(sorted, 0.995)];
+  if (high <= low) [low, high] = [least, most];
+  return { low, factor: 1 / (high - low) };
+}
+
+function percentile(sorted, share) {
+  const position = share * (sorted.length - 1);
+  const below = Math.floor(position);
+  const above = Math.min(below + 1, sorted.length - 1);
+  return sorted[below] + (sorted[above] - sorted[below]) * (position - below);
+}
+
+// Words.
+
+function middle(length) {
+  const size = Math.min(length, MAX_SIDE);
+  return { start: (length - size) >> 1, size };
+}
+
+function cropNote(width, height) {
+  if (width <= MAX_SIDE && height <= MAX_SIDE) return [];
+  return [`Slices are ${width} × ${height}; only the middle, up to ${MAX_SIDE} a side, is used.`];
+}
+
+function damaged(kind, reason) {
+  return `is a damaged ${kind}${reason ? `: ${reason}` : ""}. Fetch or save it again.`;
+}
+
+function megabytes(size) {
+  return `${Math.ceil(size / MEGABYTE)} MB`;
+}
+
+/** A file's name, shortened and without characters that would turn the text around it. */
+function shown(name) {
+  const clean = name.replace(/[\p{Cc}\p{Cf}]/gu, "");
+  return clean.length > 60 ? `${clean.slice(0, 40)}…${clean.slice(-15)}` : clean;
+}
+
+function fail(message) {
+  throw new Error(message);
+}
