@@ -10,13 +10,13 @@ from collections.abc import Callable
 from pathlib import Path
 
 import numpy as np
+from scipy.special import softmax
 
 from kdcore import results, tables
 from kdcore.files import read_json
 from kdcore.losses import kd_loss
 from kdcore.tables import markdown
 from kdcore.tasks import TASKS
-from kdcore.voxels import log_probabilities
 
 ROOT = Path(__file__).parent.parent
 RESULTS = ROOT / "docs" / "results"
@@ -92,7 +92,7 @@ def lab() -> str:
     teacher, student = np.array([[6.0, 2.0, -4.0]]), np.array([[6.0, 2.0, -8.0]])
     table = []
     for T in (1.0, 2.0, 4.0, 8.0):
-        p, q = (np.exp(np.asarray(log_probabilities(z / T)))[0] for z in (teacher, student))
+        p, q = (softmax(z / T, axis=-1)[0] for z in (teacher, student))
         entropy, loss = -(p * np.log(p)).sum(), float(kd_loss(teacher, student, T))
         gradient = float(np.linalg.norm(T * (q - p)))
         probabilities = [" · ".join(f"{x:.3f}" for x in one) for one in (p, q)]
