@@ -22,7 +22,10 @@ ROOT = Path(__file__).parent.parent
 RESULTS = ROOT / "docs" / "results"
 PAGES = (
     ROOT / "README.md",
-    *(ROOT / "docs" / name for name in ("design.md", "pitfalls.md", "lab.md", "weights/README.md")),
+    *(
+        ROOT / "docs" / name
+        for name in ("design.md", "pitfalls.md", "lab.md", "study-plan.md", "weights/README.md")
+    ),
 )
 HIPPOCAMPUS = TASKS["hippocampus"].scored
 SIMULATED = TASKS["simulated"].scored
@@ -122,6 +125,7 @@ TABLES: dict[str, Callable[[], str]] = {
     "seeds": lambda: tables.seed_table(seeds()),
     "comparisons": lambda: tables.comparison_table(seeds()),
     "tuning": lambda: rows("tuning"),
+    "tuning-150k": lambda: rows("tuning-150k"),
     "collapse": lambda: rows("collapse"),
     "bench": bench,
     "pitfalls": lambda: rows("pitfalls"),

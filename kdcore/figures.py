@@ -53,6 +53,7 @@ def loss_curves(histories: Mapping[str, Mapping[str, Sequence[float]]]) -> "Figu
             if name in history:
                 values = history[name]
                 axis.plot(range(1, len(values) + 1), values, label=name, color=color)
+        axis.spines[["top", "right"]].set_visible(False)
         axis.set(title=arm, xlabel="epoch", yscale="log")
         axis.xaxis.get_major_locator().set_params(integer=True)
         axis.legend(frameon=False)
@@ -87,6 +88,7 @@ def label_budgets(
         axis.fill_between(
             budgets, [min(v) for v in values], [max(v) for v in values], color=color, alpha=0.2
         )
+    axis.spines[["top", "right"]].set_visible(False)
     axis.set(xscale="log", xlabel="labelled cases", ylabel=f"Dice, {label}", title=title)
     axis.set_xticks(budgets, [str(n) for n in budgets])
     axis.minorticks_off()
@@ -114,8 +116,9 @@ def case_differences(results: Mapping[str, Any], a: str, b: str, label: str = ME
     low, high = (100 * limit for limit in compared["interval"])
     axis.axhspan(low, high, color=COLORS[2], alpha=0.3, label="mean, 95 % interval")
     axis.axhline(100 * compared["difference"], color=COLORS[2])
+    axis.spines[["top", "right"]].set_visible(False)
     axis.set(xlabel="test case, sorted", ylabel=f"Dice points, {a} − {b}")
-    axis.legend()
+    axis.legend(frameon=False)
     return figure
 
 
@@ -137,6 +140,7 @@ def dots(results: Mapping[str, Any], label: str = MEAN) -> "Figure":
         axis.plot(means, np.full(len(means), place), "o", color=color, markersize=5)
     axis.set_yticks(range(len(arms)), list(arms))
     axis.invert_yaxis()
+    axis.spines[["top", "right"]].set_visible(False)
     axis.set(xlabel=f"Dice, {label}: lines are test cases, dots seeds")
     return figure
 
