@@ -42,6 +42,11 @@ class Job:
             f"{self.experiment.config.num_labelled} labels, seed {self.experiment.seed}, {self.arm}"
         )
 
+    @property
+    def group(self) -> tuple[int, int]:
+        """Jobs of one group may need each other."""
+        return self.experiment.config.num_labelled, self.experiment.seed
+
     @cached_property
     def path(self) -> Path:
         key = self.experiment.key(self.arm)[:12]
@@ -72,7 +77,7 @@ def main(arguments: list[str] | None = None) -> int:
     if options.workers > 1:
         _start_workers(arguments, options.workers)
     else:
-        work([job for _, jobs in stages for job in jobs])
+        work(list({job.name: job for _, jobs in stages for job in jobs}.values()))
     if options.quiet:
         return 0
     summaries = []
@@ -110,7 +115,7 @@ def work(jobs: Sequence[Job]) -> None:
 
 def _ready(job: Job, left: Sequence[Job]) -> bool:
     needed = job.experiment.training(job.arm).needs
-    return not any(o.arm in needed and o.experiment is job.experiment for o in left)
+    return not any(o.arm in needed and o.group == job.group for o in left)
 
 
 def _attempt(job: Job) -> bool:
