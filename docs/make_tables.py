@@ -41,7 +41,7 @@ def seeds() -> dict:
 
 
 def simulated() -> dict:
-    return study("simulated-quick")
+    return study("evidence-simulated-quick-8-labels")
 
 
 def budgets(label: str) -> str:

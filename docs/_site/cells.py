@@ -22,7 +22,7 @@ def _parts(cell: Tag) -> Iterator[str]:
     for text in cell.select(".jp-RenderedMarkdown"):
         yield _markdown(text)
     for code in cell.select("[class^=highlight-ipynb] pre"):
-        for plain in code.select("span.n, span.p, span.w"):  # half the page, and no colour
+        for plain in code.select("span.n, span.o, span.p, span.w"):  # half the page, and no colour
             plain.unwrap()
         text = code.decode_contents().rstrip()
         yield f'<div class="highlight"><pre><code>{text}</code></pre></div>'
@@ -48,6 +48,8 @@ def _equation(tex: str) -> str:
 
 
 def _output(output: Tag) -> str:
+    for styled in output.select("[style]"):  # the policy refuses it, and its colours are faint
+        styled.unwrap() if styled.name == "span" else styled.attrs.pop("style")
     if "jp-RenderedHTML" in output.get("class", []):
         return f'<div class="kd-output">{output.decode_contents()}</div>'
     text = "".join(pre.decode_contents() for pre in output.select("pre")).rstrip()

@@ -90,6 +90,11 @@ def dice(name: str, arm: str, label: str = "mean") -> str:
     return f"{average(name, arm, label):.3f}"
 
 
+def thousand(name: str, arm: str) -> str:
+    """An arm's parameters."""
+    return f"{study(name)['arms'][arm]['params'] / 1000:.0f} thousand"
+
+
 def average(name: str, arm: str, label: str = "mean", metric: str = "dice") -> float:
     values = np.array(list(per_case(study(name), arm, label, metric).values()), dtype=float)
     return float(np.nanmean(values))
@@ -241,7 +246,7 @@ PLOTS = {
 }
 _OFFERED = (
     study, exists, budgets, dice, average, points, difference, excludes_zero, check, provenance,
-    arms, comparisons, equivalence, seeds, beliefs, budget, home_facts,
+    arms, comparisons, equivalence, seeds, beliefs, budget, home_facts, thousand,
 )  # fmt: skip
 SCOPE = {function.__name__: function for function in _OFFERED}
 SCOPE["table"] = lambda name: make_tables.TABLES[name]()

@@ -13,9 +13,21 @@ function name(selector, label) {
   for (const element of document.querySelectorAll(selector)) element.setAttribute("aria-label", label);
 }
 
+// Material takes the name of a section's pages from a label without text, and makes a nameless
+// landmark of the buttons beside each piece of code.
+function landmarks(page) {
+  for (const pages of page.querySelectorAll(".md-nav[aria-labelledby]")) {
+    pages.setAttribute("aria-label", pages.querySelector(".md-nav__title").textContent.trim());
+    pages.removeAttribute("aria-labelledby");
+  }
+  for (const buttons of page.querySelectorAll(".md-code__nav")) buttons.setAttribute("role", "none");
+}
+
 // A wide table or equation scrolls in itself, so it must be reachable with the keyboard.
+const WIDE = ".md-typeset__scrollwrap, .katex-display, .md-typeset pre, .md-typeset pre > code, .kd-output";
+
 function scrollable(page) {
-  const wide = page.querySelectorAll(".md-typeset__scrollwrap, .katex-display, .highlight pre");
+  const wide = page.querySelectorAll(WIDE);
   for (const element of wide)
     if (element.scrollWidth > element.clientWidth) element.setAttribute("tabindex", "0");
 }
@@ -23,5 +35,8 @@ function scrollable(page) {
 window.document$.subscribe(() => {
   equations(document);
   name("[data-md-component=search][role=dialog]", "Search");
-  requestAnimationFrame(() => scrollable(document));
+  requestAnimationFrame(() => {
+    landmarks(document);
+    scrollable(document);
+  });
 });
