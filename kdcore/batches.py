@@ -19,6 +19,9 @@ _OPEN_FILES = 1024  # of soft targets, at once
 class Batches(keras.utils.PyDataset):
     """Batches of slices (2-D) or patches (3-D) from whole cases.
 
+    Each is `(x, y)`: x `(B, *shape, S)` float32, y the int32 mask `(B, *shape)`, or with soft
+    targets `{"mask": ..., "soft_targets": (B, *shape, C)}`.
+
     Image, mask and soft target are always cut, padded and moved together. What a batch
     holds depends on `(seed, epoch, index)` alone, so training can go on after an
     interrupt with the very batches it would have seen.
@@ -39,10 +42,6 @@ class Batches(keras.utils.PyDataset):
         shuffle: Draw in random order. Without it every sample comes once, in order, and
             `labelled_share` does not matter.
         seed: Of order and augmentation.
-
-    Yields:
-        `(x, y)`: x `(B, *shape, S)` float32, y the int32 mask `(B, *shape)`, or with soft
-        targets `{"mask": ..., "soft_targets": (B, *shape, C)}`.
 
     Raises:
         ValueError: If there are no cases, they differ in sequences, or an argument is

@@ -92,6 +92,41 @@ def test_tables_and_figures_of_label_budgets(collected, tmp_path):
     assert line.get_xdata().tolist() == [8, 20] and line.get_ydata() == approx([0.8, 0.8])
 
 
+def cells(text: str, line: int) -> list[str]:
+    return [cell.strip() for cell in text.splitlines()[line].split("|")[1:-1]]
+
+
+def test_tables_of_adjusted_p_equivalence_and_calibration(collected):
+    row = {**collected["comparisons"][0], "p": 0.01, "p_holm": 0.03}
+    text = tables.comparison_table({"comparisons": [row, {**row, "p_holm": None}]})
+    assert cells(text, 0)[4:6] == ["p", "p, Holm"] and cells(text, 2)[4:6] == ["0.0100", "0.0300"]
+    assert cells(text, 3)[5] == "–"
+    same = {"a": "x", "b": "y", "label": "1", "difference": 0.001, "margin": 0.005}
+    text = tables.equivalence_table({"equivalence": [{**same, "p_not_worse": 0.02, "p": 0.2}]})
+    assert cells(text, 2) == ["x − y", "1", "+0.10", "± 0.5", "0.0200", "0.2000"]
+    arm = collected["arms"]["student"]
+    arm["calibration"] = {c: {"0": {"ece": 0.1, "nll": 0.2, "brier": 0.3}} for c in ("x", "y")}
+    arm["agreement"] = {"x": {"0": 0.5}, "y": {"0": None}}
+    for run in (r for a in collected["arms"].values() for r in a["runs"].values()):
+        run["training_seconds"] = 7.0
+    text = tables.calibration_table(collected)
+    assert cells(text, 2) == ["student", "0.1000", "0.2000", "0.3000", "0.500", "7"]
+    assert cells(text, 3)[1:5] == ["–"] * 4
+
+
+def test_figures_show_each_case_and_turn_dark(collected):
+    figure = figures.case_differences(collected, "student", "baseline")
+    heights = [bar.get_height() for bar in figure.axes[0].patches if bar.get_width() == approx(0.8)]
+    assert heights == approx([20, 76])
+    figures.recolor(figure, "dark")
+    label = figure.axes[0].xaxis.label
+    assert label.get_color() == figures.INK["dark"]
+    figures.recolor(figure, "light")
+    assert label.get_color() == figures.INK["light"]
+    lines = figures.dots(collected).axes[0].get_lines()
+    assert [len(line.get_xdata()) for line in lines] == [2, 2, 2, 1]  # cases, seeds; twice
+
+
 def test_broken_results_files_are_named(tmp_path):
     path = tmp_path / "r.json"
     path.write_text('{"study": "x", "arms"')
