@@ -31,22 +31,25 @@ def on_files(files: Files, config: MkDocsConfig) -> Files:
 
 
 def katex() -> dict[str, bytes]:
-    """Script, style sheet and fonts from KaTeX's package, fetched once and checked."""
-    url = f"{REGISTRY}/katex/-/katex-{KATEX}.tgz"
-    pooch.get_logger().setLevel("WARNING")
-    try:
-        archive = pooch.retrieve(
-            url, f"sha256:{KATEX_SHA256}", fname=f"katex-{KATEX}.tgz", path=ROOT / ".cache"
-        )
-    except (OSError, ValueError) as error:
-        raise PluginError(
-            f"KaTeX, which the equations need, could not be fetched from {url}: {error}. "
-            f"Without a network put that file into {ROOT / '.cache'}."
-        ) from error
+    """Script, style sheet and fonts from KaTeX's package."""
     files = {}
-    with tarfile.open(archive) as tar:
+    with tarfile.open(package("katex", KATEX, KATEX_SHA256)) as tar:
         for member in tar.getmembers():
             if (match := WANTED.fullmatch(member.name)) and (handle := tar.extractfile(member)):
                 files[match[1]] = handle.read()
     files["katex.min.css"] = OLDER_FONTS.sub(b"", files["katex.min.css"])
     return files
+
+
+def package(name: str, version: str, sha256: str) -> Path:
+    """An archive of npm's registry, fetched once and checked; no Node is needed."""
+    file = f"{name}-{version}.tgz"
+    url = f"{REGISTRY}/{name}/-/{file}"
+    pooch.get_logger().setLevel("WARNING")
+    try:
+        return Path(pooch.retrieve(url, f"sha256:{sha256}", fname=file, path=ROOT / ".cache"))
+    except (OSError, ValueError) as error:
+        raise PluginError(
+            f"{name}, which the site needs, could not be fetched from {url}: {error}. "
+            f"Without a network put that file into {ROOT / '.cache'}."
+        ) from error
