@@ -10,7 +10,7 @@ import numpy as np
 from kdcore.augmentation import Augmentation
 from kdcore.cases import Case, forget
 from kdcore.normalization import Normalization, prepare
-from kdcore.soft_targets import SoftTargets
+from kdcore.soft_targets import SoftTargets, SoftTargetsError
 from kdcore.voxels import IGNORE
 
 _OPEN_FILES = 1024  # of soft targets, at once
@@ -75,7 +75,7 @@ class Batches(keras.utils.PyDataset):
         if soft_targets is not None:
             soft_targets.check_images(cases, normalization)
             for case in cases:
-                soft_targets[case.case_id]  # is whole
+                _check_soft_target(soft_targets, case)
             # Not one open file a case: the system allows only so many.
             self._open = lru_cache(_OPEN_FILES)(soft_targets.__getitem__)
         self._pools = self._make_pools(labelled_share)
@@ -213,6 +213,16 @@ class _Source:
 def _voxels(array: np.ndarray) -> np.ndarray:
     """(..., C) -> (voxels, C)."""
     return array.reshape(-1, array.shape[-1])
+
+
+def _check_soft_target(soft_targets: SoftTargets, case: Case) -> None:
+    """It is whole, and of the case's size."""
+    shape, expected = soft_targets[case.case_id].shape[:3], case.image.shape[:3]
+    if shape != expected:
+        raise SoftTargetsError(
+            f"{soft_targets.folder / case.case_id}.npy has shape {shape}, the scan {expected}. "
+            "Delete it and run SoftTargets.write again."
+        )
 
 
 def _check(

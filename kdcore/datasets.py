@@ -6,10 +6,13 @@ import tarfile
 import tempfile
 from pathlib import Path
 
+from kdcore.files import lock
+
 HIPPOCAMPUS = "Task04_Hippocampus"
 HIPPOCAMPUS_URL = f"https://msd-for-monai.s3-us-west-2.amazonaws.com/{HIPPOCAMPUS}.tar"
 HIPPOCAMPUS_MD5 = "9d24dba78a72977dbd1d2e110310f31b"
 DATA_VARIABLE = "KDCORE_DATA"
+SECURE = "https://"
 
 
 def hippocampus_folder(data_dir: str | Path | None = None) -> Path:
@@ -37,9 +40,11 @@ def hippocampus_folder(data_dir: str | Path | None = None) -> Path:
             return _local(name, Path(folder).expanduser())
     cached = cache_folder() / HIPPOCAMPUS
     if not cached.is_dir():
-        archive = download(HIPPOCAMPUS_URL, f"md5:{HIPPOCAMPUS_MD5}", cache_folder())
-        extract(archive, cache_folder(), HIPPOCAMPUS)
-        archive.unlink()
+        with lock(cached):
+            if not cached.is_dir():  # another process may have put it there
+                archive = download(HIPPOCAMPUS_URL, f"md5:{HIPPOCAMPUS_MD5}", cache_folder())
+                extract(archive, cache_folder(), HIPPOCAMPUS)
+                archive.unlink()
     return cached
 
 
@@ -53,18 +58,22 @@ def cache_folder() -> Path:
 def download(url: str, digest: str, folder: Path) -> Path:
     """Fetch a file with a progress bar; it is put in place only if its digest is right.
 
-    A broken transfer is started again, three times at most.
+    Over https alone and without following redirects. A broken transfer is started again, three
+    times at most.
     """
     import pooch
     from requests.exceptions import RequestException
 
+    if not (url.startswith(SECURE) and digest):
+        raise ValueError(f"{url} is not fetched: that needs {SECURE} and a digest ({digest!r}).")
     name = url.rsplit("/", 1)[-1]
     store = pooch.create(
         path=folder, base_url="", urls={name: url}, registry={name: digest}, retry_if_failed=3
     )
     pooch.get_logger().setLevel("WARNING")
     try:
-        return Path(store.fetch(name, downloader=pooch.HTTPDownloader(progressbar=True)))
+        fetcher = pooch.HTTPDownloader(progressbar=True, allow_redirects=False)
+        return Path(store.fetch(name, downloader=fetcher))
     except (RequestException, ConnectionError, TimeoutError) as error:
         raise ConnectionError(
             f"{url} could not be downloaded ({type(error).__name__}). Without a network: "
@@ -83,7 +92,7 @@ def extract(archive: Path, folder: Path, top: str) -> Path:
     folder.mkdir(parents=True, exist_ok=True)
     temporary = Path(tempfile.mkdtemp(dir=folder, prefix=".part-"))
     try:
-        with tarfile.open(archive) as tar:
+        with tarfile.open(archive, "r:") as tar:  # not packed, so it grows no further
             members = tar.getmembers()
             for member in members:
                 _check_member(member, archive, top)
@@ -100,7 +109,7 @@ def extract(archive: Path, folder: Path, top: str) -> Path:
 
 def _check_member(member: tarfile.TarInfo, archive: Path, top: str) -> None:
     parts = Path(member.name).parts
-    if not (member.isfile() or member.isdir()):
+    if not (member.isfile() or member.isdir()) or member.issparse():
         raise ValueError(f"{archive} holds {member.name}, a link or device. Nothing was unpacked.")
     inside = parts[:1] == (top,) or (len(parts) == 1 and parts[0].startswith("._"))
     if not inside or ".." in parts or Path(member.name).is_absolute():

@@ -79,6 +79,7 @@ def export(
             "params": network.count_params(),
             "file_digest": file_digest(path),
         },
+        sealed=True,
     )
     return path
 

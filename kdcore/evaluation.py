@@ -37,7 +37,7 @@ def main(arguments: list[str] | None = None) -> int:
     print(score_table(scores))
     if options.out:
         content = {"weights": file_digest(options.weights), "per_case": scores, **provenance()}
-        write_json(options.out, content)
+        write_json(options.out, content, sealed=True)
     return 0
 
 

@@ -235,7 +235,7 @@ def train(experiment: Experiment, arm: str, verbose: int | str = 0) -> Run:
     soft_targets = None if along else experiment.soft_targets(arm)
     networks = [train(experiment, name) for name in training.needs if along or training.members]
     run = experiment.run(arm, soft_targets, networks)
-    with lock(run.folder):
+    with run.lock:
         if run.finished:
             return run
         if training.members:

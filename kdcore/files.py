@@ -6,55 +6,65 @@ import json
 import os
 import tempfile
 from collections.abc import Iterator
-from contextlib import contextmanager
+from contextlib import AbstractContextManager, contextmanager, nullcontext
 from pathlib import Path
 from typing import Any
 
 import numpy as np
 from filelock import FileLock
 
-_UMASK = os.umask(0)
-os.umask(_UMASK)
+SEAL = "kdcore_sha256"
 
 
 @contextmanager
 def replacing(path: str | Path) -> Iterator[Path]:
-    """A temporary path beside `path` that takes its place if the block succeeds.
+    """A path of the same name in a temporary folder beside `path`; it takes its place.
 
     Readers see the old file or the new one, never a part; after an error (a full disk, a
-    key interrupt) the old one is untouched and the temporary file is gone.
+    key interrupt) the old one is untouched and the temporary folder is gone. Where a process
+    was killed it stays, as `.part-*`, and no search for files by their ending finds its content.
     """
     path = Path(path)
     path.parent.mkdir(parents=True, exist_ok=True)
-    handle, name = tempfile.mkstemp(dir=path.parent, prefix=".part-", suffix=path.suffix)
-    os.close(handle)
-    temporary = Path(name)
-    try:
-        yield temporary
-        with open(temporary, "rb+") as file:
-            os.fsync(file.fileno())
-        temporary.chmod(0o666 & ~_UMASK)  # mkstemp's files are for the owner alone
-        os.replace(temporary, path)
-    finally:
-        temporary.unlink(missing_ok=True)
+    with tempfile.TemporaryDirectory(dir=path.parent, prefix=".part-") as folder:
+        temporary = Path(folder) / path.name
+        try:
+            yield temporary
+            with open(temporary, "rb+") as file:
+                os.fsync(file.fileno())
+            os.replace(temporary, path)
+        except Exception as error:  # of a full disk, NumPy's and HDF5's do not name the file
+            error.add_note(f"{path} was not written; what was there before is untouched.")
+            raise
 
 
-@contextmanager
-def lock(path: str | Path, wait: bool = True) -> Iterator[None]:
+def lock(path: str | Path, wait: bool = True) -> AbstractContextManager[Any]:
     """Hold `<path>.lock` against other processes; the system lets go when a process dies.
 
+    One and the same lock may be entered again while it is held. In a read-only folder there is
+    nothing to guard, so that finished runs can be shown from one.
+
     Raises:
-        filelock.Timeout: If another process holds it and `wait` is False.
+        filelock.Timeout: On entering, if another process holds it and `wait` is False.
     """
     path = Path(path)
     path.parent.mkdir(parents=True, exist_ok=True)
-    with FileLock(f"{path}.lock", timeout=-1 if wait else 0):
-        yield
+    if not os.access(path.parent, os.W_OK):
+        return nullcontext()
+    return FileLock(f"{path}.lock", timeout=-1 if wait else 0)
 
 
-def write_json(path: str | Path, content: Any, indent: int | None = 1) -> None:
-    """Write JSON; NaN and infinities become null."""
-    text = json.dumps(plain(content), allow_nan=False, indent=indent, sort_keys=True)
+def write_json(
+    path: str | Path, content: Any, indent: int | None = 1, *, sealed: bool = False
+) -> None:
+    """Write JSON; NaN and infinities become null.
+
+    A sealed dict carries a digest of itself, so that `read_json` notices a changed number.
+    """
+    content = plain(content)
+    if sealed:
+        content = {**content, SEAL: digest(content)}
+    text = json.dumps(content, allow_nan=False, indent=indent, sort_keys=True)
     with replacing(path) as temporary:
         temporary.write_text(text + "\n", encoding="utf-8")
 
@@ -66,11 +76,22 @@ def open_array(path: str | Path) -> np.ndarray:
     Mac) it is raised as far as the system allows.
     """
     try:
-        array: np.ndarray = np.load(path, mmap_mode="r", allow_pickle=False)
+        return _map(path)
     except OSError as error:
         if error.errno != errno.EMFILE or not _allow_more_files():
             raise
+        return _map(path)
+
+
+def _map(path: str | Path) -> np.ndarray:
+    try:
         array = np.load(path, mmap_mode="r", allow_pickle=False)
+    except OSError:
+        raise
+    except Exception as error:  # NumPy raises whatever its parser raises
+        raise ValueError(f"{path} is no readable .npy file: {error}. Make it again.") from error
+    if not isinstance(array, np.memmap):
+        raise ValueError(f"{path} is no .npy file but a {type(array).__name__}. Make it again.")
     return array
 
 
@@ -88,15 +109,21 @@ def _allow_more_files() -> bool:
 
 
 def read_json(path: str | Path) -> Any:
-    """Read JSON; a file cut short gets an error that names it."""
+    """Read JSON; a file cut short, or sealed and changed, gets an error that names it."""
     path = Path(path)
     try:
-        return json.loads(path.read_text(encoding="utf-8"))
-    except ValueError as error:
+        content = json.loads(path.read_text(encoding="utf-8"))
+    except (ValueError, RecursionError) as error:
         raise ValueError(
             f"{path} is not valid JSON ({error}). It may be cut short: delete it to make it "
             "again, or restore it."
         ) from error
+    if isinstance(content, dict) and SEAL in content and content.pop(SEAL) != digest(content):
+        raise ValueError(
+            f"{path} is not as it was written: its digest changed. Restore it, or delete it to "
+            "make it again."
+        )
+    return content
 
 
 def plain(value: Any) -> Any:

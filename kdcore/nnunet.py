@@ -36,6 +36,8 @@ class NNUNetProbabilities:
                 if key is None:
                     raise ValueError(f"it has no array `probabilities`, only {content.files}")
                 array = content[key]
+            if array.dtype.kind not in "iuf":
+                raise ValueError(f"it holds {array.dtype} values")
         except Exception as error:
             raise ValueError(f"{path} is no probability map: {error}.") from error
         if array.ndim != 4:

@@ -4,10 +4,8 @@ Voxels are read as they lie in the file; `resampling` moves a case to another gr
 Left out on purpose: DICOM (convert it with dcm2niix).
 """
 
-import gzip
-import json
+import os
 import warnings
-import zlib
 from collections.abc import Mapping, Sequence
 from pathlib import Path
 from typing import Any
@@ -15,6 +13,8 @@ from typing import Any
 import numpy as np
 
 from kdcore.cases import Case, integer_mask
+from kdcore.files import read_json
+from kdcore.nifti import read_nifti
 
 _AFFINE_TOLERANCE_MM = 1e-3
 
@@ -81,52 +81,12 @@ def read_case(
     mask = None
     if mask_path is not None:
         mask = _read_mask(Path(mask_path), image_path, image.shape[:3], affine, labels)
+        if image.shape[-1] == 1 and np.array_equal(image[..., 0], mask):
+            raise ValueError(f"{image_path} holds what its mask holds: labels, no scan.")
     try:
         return Case(case_id_of(image_path), image, mask, spacing, tuple(sequences), affine)
     except ValueError as error:
         raise ValueError(f"{image_path}: {error}") from error
-
-
-def read_nifti(path: str | Path) -> tuple[np.ndarray, tuple[float, ...], np.ndarray]:
-    """Voxels (scaled as the header says), spacing in mm and affine of a NIfTI file."""
-    import nibabel
-    from nibabel.filebasedimages import ImageFileError
-    from nibabel.spatialimages import HeaderDataError
-
-    path = Path(path)
-    if not path.is_file():
-        raise FileNotFoundError(f"{path} does not exist.")
-    with open(path, "rb"):  # a missing permission is the system's own error
-        pass
-    try:
-        if path.suffix == ".gz":
-            _check_gzip(path)
-        image = nibabel.load(path)
-        voxels = np.asarray(image.dataobj)
-        spacing = tuple(float(size) for size in image.header.get_zooms()[:3])
-        affine = np.asarray(image.affine, dtype=np.float64)
-    except (
-        ImageFileError,
-        HeaderDataError,
-        EOFError,
-        OSError,
-        zlib.error,
-        ValueError,
-    ) as error:
-        raise ValueError(
-            f"{path} is no readable NIfTI file: {error}. It may be cut short or another "
-            "kind of file; fetch it again."
-        ) from error
-    if voxels.dtype.kind not in "iuf":
-        raise ValueError(f"{path} holds {voxels.dtype} values; expected numbers.")
-    return voxels, spacing, affine
-
-
-def _check_gzip(path: Path) -> None:
-    """Read to the end, where the checksum is; nibabel stops at the last voxel."""
-    with gzip.open(path) as file:
-        while file.read(1 << 20):
-            pass
 
 
 def save_mask(path: str | Path, mask: np.ndarray, case: Case) -> Path:
@@ -208,12 +168,11 @@ def _read_description(folder: Path) -> dict[str, Any]:
             f"{path} does not exist. Expected the Decathlon's layout: dataset.json, "
             "imagesTr, labelsTr."
         )
-    try:
-        description = json.loads(path.read_text(encoding="utf-8"))
-    except ValueError as error:
-        raise ValueError(f"{path} is not valid JSON: {error}") from error
+    description = read_json(path)
     if not isinstance(description, dict) or not isinstance(description.get("training"), list):
         raise ValueError(f"{path} has no list `training`.")
+    if not isinstance(description.get("test") or [], list):
+        raise ValueError(f"{path}: `test` must be a list of images.")
     return description
 
 
@@ -224,7 +183,7 @@ def _names(description: Mapping[str, Any], *keys: str, path: Path) -> tuple[str,
         if names:
             try:
                 return tuple(str(names[k]) for k in sorted(names, key=int))
-            except (TypeError, ValueError) as error:
+            except (TypeError, ValueError, OverflowError, LookupError) as error:
                 raise ValueError(
                     f'{path / "dataset.json"}: `{key}` must be {{"0": name, ...}}.'
                 ) from error
@@ -237,7 +196,7 @@ def _label_values(description: Mapping[str, Any], path: Path) -> set[int] | None
     try:
         numbers = [k if str(k).isdigit() else v for k, v in labels.items()]
         return {int(number) for number in numbers} or None
-    except (AttributeError, TypeError, ValueError) as error:
+    except (AttributeError, TypeError, ValueError, OverflowError) as error:
         raise ValueError(
             f'{path}: `labels` must be {{"0": "background", "1": name, ...}}. Received: {labels}.'
         ) from error
@@ -250,7 +209,8 @@ def _entries(folder: Path, description: Mapping[str, Any]) -> list[tuple[Path, P
         image, label = (
             (entry.get("image"), entry.get("label")) if isinstance(entry, dict) else (entry, None)
         )
-        if not isinstance(image, str) or not isinstance(label, str | None):
+        misspelt = isinstance(entry, dict) and label is None and set(entry) - {"image", "label"}
+        if not isinstance(image, str) or not isinstance(label, str | None) or misspelt:
             raise ValueError(f"{folder / 'dataset.json'}: unexpected entry {entry!r}.")
         listed.append((_inside(folder, image), _inside(folder, label) if label else None))
     for entry in description.get("test") or []:
@@ -259,14 +219,26 @@ def _entries(folder: Path, description: Mapping[str, Any]) -> list[tuple[Path, P
             raise ValueError(f"{folder / 'dataset.json'}: unexpected entry {entry!r}.")
         listed.append((_inside(folder, image), None))
     listed = [pair for pair in listed if not pair[0].name.startswith("._")]
+    _check_listed(folder / "dataset.json", listed)
     _warn_unlisted(folder, {image.name for image, _ in listed})
     return listed
 
 
+def _check_listed(path: Path, listed: Sequence[tuple[Path, Path | None]]) -> None:
+    """Raise if an image is not there, or comes with the mask of another one."""
+    images = {case_id_of(image) for image, _ in listed}
+    for image, mask in listed:
+        if not os.path.isfile(image):  # noqa: PTH113 - for a name too long, pathlib raises
+            raise FileNotFoundError(f"{image} does not exist, but {path} lists it.")
+        name = case_id_of(mask or image)
+        if name != case_id_of(image) and name in images:
+            raise ValueError(f"{path} gives {image.name} the mask {name}, which is another case's.")
+
+
 def _inside(folder: Path, relative: str) -> Path:
     path = folder / relative
-    if not path.resolve().is_relative_to(folder.resolve()):
-        raise ValueError(f"{folder / 'dataset.json'} points out of its folder: {relative}")
+    if "\0" in relative or not path.resolve().is_relative_to(folder.resolve()):
+        raise ValueError(f"{folder / 'dataset.json'} points out of its folder: {relative!r}")
     return path
 
 

@@ -77,7 +77,7 @@ def collect(
 
 def save_results(results: Mapping[str, Any], path: str | Path) -> Path:
     """Write a results file."""
-    write_json(path, results)
+    write_json(path, results, sealed=True)
     return Path(path)
 
 

@@ -8,23 +8,21 @@ result.json                  metrics, history, versions, hardware, time; written
 """
 
 import copy
-import os
-import platform
-import shutil
-import subprocess
+import math
 import time
 from collections.abc import Mapping
-from importlib.metadata import PackageNotFoundError, version
 from pathlib import Path
 from typing import Any
 
 import keras
 
 from kdcore.batches import Batches
-from kdcore.files import digest, plain, read_json, replacing, write_json
+from kdcore.files import digest, file_digest, lock, plain, read_json, replacing, write_json
+from kdcore.provenance import provenance
 from kdcore.splits import Split
 
 _START: dict[str, Any] = {"epoch": 0, "history": {}, "seconds": 0.0, "weights": None}
+_RESULT = {"arm", "seed", "per_case", "history", "params", "training_seconds", "model_digest"}
 
 
 class RunError(ValueError):
@@ -42,6 +40,9 @@ class Run:
         seed: The run's seed.
         config: Everything that decides the result, as JSON values.
         split: Which cases are used for what.
+
+    Attributes:
+        folder, lock: Where it is kept; held while it is written there.
     """
 
     def __init__(
@@ -52,6 +53,7 @@ class Run:
         self.arm, self.seed, self.split = arm, seed, split
         self.config = plain({**config, "arm": arm, "seed": seed, "split": vars(split)})
         self.folder = Path(root) / f"{arm}-seed{seed}-{digest(self.config)[:8]}"
+        self.lock = lock(self.folder)
         recorded = self.folder / "config.json"
         if recorded.exists():
             self._check_config(read_json(recorded))
@@ -70,6 +72,10 @@ class Run:
         if not self.finished:
             raise RunError(f"{self.folder} is not finished; its training goes on when run.")
         content: dict[str, Any] = read_json(self.folder / "result.json")
+        if not isinstance(content, dict) or _RESULT - set(content):
+            raise RunError(
+                f"{self.folder / 'result.json'} is damaged. Delete {self.folder} to train again."
+            )
         return content
 
     def fit(self, model: keras.Model, batches: Batches, epochs: int, **kwargs: Any) -> None:
@@ -91,6 +97,11 @@ class Run:
             return
         self.split.require(batches.case_ids, ("labelled", "unlabelled"), "Training")
         self.split.require(batches.labelled_ids, ("labelled",), "Training with masks")
+        with self.lock:
+            if not self.finished:
+                self._fit(model, batches, epochs, **kwargs)
+
+    def _fit(self, model: keras.Model, batches: Batches, epochs: int, **kwargs: Any) -> None:
         state = self._restore(model)
         if state["epoch"] >= epochs:
             return
@@ -105,7 +116,7 @@ class Run:
         )
 
     def finish(self, model: keras.Model, per_case: Mapping[str, Any], **extra: Any) -> None:
-        """Save the network and the result; from now on the run counts as finished.
+        """Save the network and the result; from now on the run is finished.
 
         Args:
             model: The network, or the `Distiller` whose student is to be saved.
@@ -114,6 +125,11 @@ class Run:
         """
         self.split.require(per_case, ("test",), "A result")
         network = getattr(model, "student", model)
+        with self.lock:
+            if not self.finished:  # by another process
+                self._write(network, {"per_case": per_case, **extra})
+
+    def _write(self, network: keras.Model, content: Mapping[str, Any]) -> None:
         with replacing(self.folder / "model.keras") as temporary:
             network.save(temporary)
         state = self._state()
@@ -124,13 +140,13 @@ class Run:
                 "seed": self.seed,
                 "config": self.config,
                 "params": network.count_params(),
-                "per_case": per_case,
                 "history": state["history"],
                 "training_seconds": state["seconds"],
-                "model_digest": digest(*map(keras.ops.convert_to_numpy, network.weights)),
+                "model_digest": _weights_digest(network),
                 **provenance(),
-                **extra,
+                **content,
             },
+            sealed=True,
         )
         for path in self.folder.glob("*.weights.h5"):
             path.unlink()
@@ -143,9 +159,15 @@ class Run:
         if not path.exists():
             raise RunError(f"{path} is missing. Delete {self.folder} to train again.")
         try:
-            return keras.saving.load_model(path, compile=False)
+            network = keras.saving.load_model(path, compile=False, safe_mode=True)
         except Exception as error:
             raise RunError(f"{path} cannot be loaded: {error}. Delete {self.folder}.") from error
+        if _weights_digest(network) != self.result["model_digest"]:
+            raise RunError(
+                f"{path} is not the network that was trained here: its digest is another. "
+                f"Restore it, or delete {self.folder} to train again."
+            )
+        return network
 
     def _state(self) -> dict[str, Any]:
         path = self.folder / "state.json"
@@ -162,6 +184,8 @@ class Run:
             path = self.folder / Path(state["weights"]).name
             if not path.exists():
                 raise RunError(f"{path} is missing. Delete {self.folder} to train again.")
+            if state.get("digest") not in (None, file_digest(path)):
+                raise RunError(f"{path} is damaged. Delete {self.folder} to train again.")
             try:
                 model.optimizer.build(model.trainable_variables)
                 model.load_weights(path)
@@ -198,10 +222,10 @@ class _SaveState(keras.callbacks.Callback):
     def on_epoch_end(self, epoch: int, logs: Any = None) -> None:
         seconds = time.monotonic() - self.start
         name = f"epoch-{epoch + 1:04d}.weights.h5"
-        # Keras insists on the ending `.weights.h5`.
-        temporary = self.folder / f".part-{name}"
-        self.model.save_weights(temporary)
-        os.replace(temporary, self.folder / name)
+        with replacing(self.folder / name) as temporary:
+            # Of a full disk HDF5 dies without a word; this raises an error that names the file.
+            temporary.write_bytes(bytes(_size_on_disk(self.model)))
+            self.model.save_weights(temporary)
         history = self.state["history"]
         for key, value in (logs or {}).items():
             history.setdefault(key, []).append(float(value))
@@ -210,61 +234,17 @@ class _SaveState(keras.callbacks.Callback):
             "epoch": epoch + 1,
             "seconds": self.state["seconds"] + seconds,
             "weights": name,
+            "digest": file_digest(self.folder / name),
         }
-        write_json(self.folder / "state.json", self.state)
+        write_json(self.folder / "state.json", self.state, sealed=True)
         if old is not None and old != name:
             (self.folder / old).unlink(missing_ok=True)
 
 
-def provenance() -> dict[str, Any]:
-    """Versions, hardware, backend and commit; no path, user or machine name."""
-    return {
-        "versions": _versions(),
-        "hardware": _hardware(),
-        "backend": keras.backend.backend(),
-        "commit": _commit(),
-    }
+def _size_on_disk(model: keras.Model) -> int:
+    variables = (*model.variables, *model.optimizer.variables)
+    return sum(4 * math.prod(variable.shape) + 2048 for variable in variables)
 
 
-def _versions() -> dict[str, str]:
-    found = {"python": platform.python_version()}
-    for package in ("kdcore", "keras", "tensorflow", "jax", "torch", "numpy", "scipy"):
-        try:
-            found[package] = version(package)
-        except PackageNotFoundError:
-            continue
-    return found
-
-
-def _hardware() -> dict[str, Any]:
-    name = platform.machine()
-    info = Path("/proc/cpuinfo")
-    if info.exists():
-        models = [x for x in info.read_text().splitlines() if x.startswith("model name")]
-        name = models[0].split(":", 1)[1].strip() if models else name
-    return {"processor": name, "cores": os.cpu_count(), "accelerators": _accelerators()}
-
-
-def _accelerators() -> list[str]:
-    if keras.backend.backend() == "torch":
-        import torch
-
-        return [torch.cuda.get_device_name(i) for i in range(torch.cuda.device_count())]
-    return [d for d in keras.distribution.list_devices() if not d.startswith("cpu")]
-
-
-def _commit() -> str | None:
-    """Commit of the checkout kdcore runs from, with `+changes` if files differ from it."""
-    folder = Path(__file__).resolve().parent
-    if not (folder.parent / ".git").exists() or shutil.which("git") is None:
-        return None
-
-    def git(*arguments: str) -> str:
-        command = ["git", "-C", str(folder.parent), *arguments]
-        return subprocess.run(command, capture_output=True, text=True, check=True).stdout.strip()
-
-    try:
-        changed = git("status", "--porcelain", "--untracked-files=no", "--", "kdcore")
-        return git("rev-parse", "HEAD") + ("+changes" if changed else "")
-    except subprocess.CalledProcessError:
-        return None
+def _weights_digest(network: keras.Model) -> str:
+    return digest(*map(keras.ops.convert_to_numpy, network.weights))

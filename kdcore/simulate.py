@@ -246,8 +246,7 @@ def acquire(
 
 def _draw_center(x: np.ndarray, template_mm: np.ndarray, rng: np.random.Generator) -> np.ndarray:
     """A node deep in the white matter of the cerebrum."""
-    white = anatomy.tissues(template_mm, 2.0)[0]
-    deep = (white > 0.8) & (template_mm[0] > -15)
+    deep = (anatomy.tissues(template_mm, 2.0)[0] > 0.8) & (template_mm[0] > -15)
     candidates = x[:, deep]
     return candidates[:, rng.integers(candidates.shape[1])]
 
@@ -259,8 +258,7 @@ def _log_normal(rng: np.random.Generator, low: float, median: float, high: float
 
 def _nearest(mask: np.ndarray, distance: np.ndarray, count: int, label: int) -> None:
     """Give the `count` voxels of least distance the label."""
-    order = np.argpartition(distance, count, axis=None)[:count]
-    mask.flat[order] = label
+    mask.flat[np.argpartition(distance, count, axis=None)[:count]] = label
 
 
 def _write(folder: Path, image: np.ndarray, mask: np.ndarray) -> None:
@@ -268,15 +266,17 @@ def _write(folder: Path, image: np.ndarray, mask: np.ndarray) -> None:
         with replacing(folder / f"{name}.npy") as temporary:
             np.save(temporary, array, allow_pickle=False)
     digests = {name: file_digest(folder / f"{name}.npy") for name in ("image", "mask")}
-    write_json(folder / "digests.json", digests)
+    write_json(folder / "digests.json", {**digests, "subject": folder.parts[-3:]})
 
 
 def _whole(folder: Path) -> bool:
     """Whether a subject was written to the end and is as it was written; else it is made anew."""
+    own = {"subject": list(folder.parts[-3:])}  # not another subject's, moved here
     try:
         digests = read_json(folder / "digests.json")
-        return all(digests[n] == file_digest(folder / f"{n}.npy") for n in ("image", "mask"))
-    except (OSError, ValueError, KeyError, TypeError):
+        files = {name: file_digest(folder / f"{name}.npy") for name in ("image", "mask")}
+        return {**own, **digests} == {**own, **files}
+    except (OSError, ValueError, TypeError):
         return False
 
 

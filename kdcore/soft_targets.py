@@ -116,7 +116,8 @@ class SoftTargets:
                 "Make them with SoftTargets.write."
             )
         manifest = read_json(folder / "manifest.json")
-        if not isinstance(manifest, dict) or manifest.get("format") != FORMAT:
+        known = isinstance(manifest, dict) and manifest.get("format") == FORMAT
+        if not (known and isinstance(manifest.get("num_classes"), int)):
             raise SoftTargetsError(f"{folder / 'manifest.json'} is of an unknown format.")
         targets = cls(folder, manifest)
         if teacher is not None:
@@ -136,16 +137,21 @@ class SoftTargets:
                 f"{path} is not the file that was written: its digest changed. Delete "
                 f"{case_id}.json beside it and run SoftTargets.write again."
             )
+        array = open_array(path)
+        if (array.dtype, array.ndim, array.shape[-1]) != (np.float16, 4, self.num_classes):
+            raise SoftTargetsError(
+                f"{path} holds {array.dtype} {array.shape}, not float16 (D, H, W, classes)."
+            )
         self._verified.add(case_id)
-        return open_array(path)
+        return array
 
     def __contains__(self, case_id: object) -> bool:
         return (self.folder / f"{case_id}.json").is_file()
 
     def __iter__(self) -> Iterator[str]:
-        """Ids of the cases that are whole, sorted."""
-        names = (path.stem for path in self.folder.glob("*.json"))
-        return iter(sorted(name for name in names if name != "manifest"))
+        """Ids of the cases that are whole, sorted; macOS' `._*` files are ignored."""
+        names = [path.stem for path in self.folder.glob("*.json")]
+        return iter(sorted(n for n in names if n != "manifest" and n[:2] != "._"))
 
     def __len__(self) -> int:
         return sum(1 for _ in self)
@@ -198,11 +204,11 @@ def _write_case(
     if (folder / "manifest.json").exists():
         _compare_header(folder, read_json(folder / "manifest.json"), manifest)
     else:
-        write_json(folder / "manifest.json", manifest)
+        write_json(folder / "manifest.json", manifest, sealed=True)
     log_p = np.log(np.maximum(probabilities, _LEAST_PROBABILITY)).astype(np.float16)
     with replacing(path) as temporary:
         np.save(temporary, log_p, allow_pickle=False)
-    write_json(record_path, {"image": image, "array": file_digest(path)})
+    write_json(record_path, {"image": image, "array": file_digest(path)}, sealed=True)
     forget(case.image)
 
 

@@ -91,7 +91,7 @@ class Split:
         content = read_json(path)
         try:
             return cls(**{part: tuple(content[part]) for part in PARTS}, seed=content["seed"])
-        except (KeyError, TypeError) as error:
+        except (KeyError, TypeError, LeakageError) as error:
             raise ValueError(f"{path} is no split: {error!r} is missing or wrong.") from error
 
     def _ids(self, part: str) -> tuple[str, ...]:

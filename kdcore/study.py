@@ -25,7 +25,10 @@ from kdcore import config, results, tables
 from kdcore.arguments import add_arguments, from_options
 from kdcore.experiment import Experiment, train
 from kdcore.files import lock, read_json, write_json
+from kdcore.fused import forget_trainings
 from kdcore.summary import show, summarize
+
+_NEEDED = {"arm", "seed", "split", "per_case", "validation_dice", "params", "macs_a_slice"}
 
 
 @dataclass(frozen=True)
@@ -48,25 +51,38 @@ class Job:
         return self.experiment.config.num_labelled, self.experiment.seed
 
     @cached_property
+    def key(self) -> str:
+        return self.experiment.key(self.arm)
+
+    @cached_property
     def path(self) -> Path:
-        key = self.experiment.key(self.arm)[:12]
-        return self.records / f"{self.arm}-seed{self.experiment.seed}-{key}.json"
+        return self.records / f"{self.arm}-seed{self.experiment.seed}-{self.key[:12]}.json"
 
     @property
     def done(self) -> bool:
         return self.path.exists()
 
     def record(self) -> dict[str, Any]:
-        """What is kept of it."""
+        """What is kept of it; raises ValueError if the file is not of this job, or damaged."""
         kept: dict[str, Any] = read_json(self.path)
+        if not self._is_mine(kept):
+            raise ValueError(
+                f"{self.path} is no record of this run ({self.name}). Delete it to do it again."
+            )
         return kept
+
+    def _is_mine(self, kept: Any) -> bool:
+        if not isinstance(kept, dict) or _NEEDED - set(kept):
+            return False
+        own = {"arm": self.arm, "seed": self.experiment.seed, "key": self.key}
+        return all(kept.get(name, value) == value for name, value in own.items())
 
     def run(self) -> None:
         """Train, evaluate, keep the record, unless another process does."""
         self.path.parent.mkdir(parents=True, exist_ok=True)
         if not self.done:
             kept = results.record(train(self.experiment, self.arm), self.experiment.task)
-            write_json(self.path, _rounded(kept), indent=None)
+            write_json(self.path, {**_rounded(kept), "key": self.key}, indent=None, sealed=True)
 
 
 def main(arguments: list[str] | None = None) -> int:
@@ -125,6 +141,7 @@ def _attempt(job: Job) -> bool:
             job.run()
     except Timeout:
         return False
+    forget_trainings()
     return True
 
 

@@ -258,3 +258,78 @@ def test_impossible_cases_are_refused(changes, message):
     case = {"case_id": "a", "image": IMAGE[..., None], "mask": MASK, "spacing_mm": (1, 1, 1)}
     with pytest.raises(ValueError, match=message):
         kdcore.Case(**{**case, **changes})
+
+
+# --- files that lie about themselves -------------------------------------------------------
+
+
+def with_header(path, image=IMAGE, **fields):
+    """A NIfTI file with these fields of the header changed afterwards."""
+    import nibabel
+
+    write_nifti(path, image)
+    content = bytearray(path.read_bytes())
+    header = nibabel.Nifti1Header(bytes(content[:348]))
+    for name, value in fields.items():
+        header[name] = value
+    content[:348] = header.binaryblock
+    path.write_bytes(content)
+    return path
+
+
+@pytest.mark.parametrize(
+    ("fields", "message"),
+    [
+        ({"dim": [3, 32767, 32767, 32767, 1, 1, 1, 1]}, "claims 35181150961663 voxels"),
+        ({"dim": [3, 40, 50, 60, 1, 1, 1, 1]}, "claims 480352 bytes, but it holds 832"),
+        ({"dim": [3, 1, 1, 1, 1, 1, 1, 1], "vox_offset": 0}, "begin at byte 0"),
+        ({"xyzt_units": 1}, "its lengths are in meter; expected mm"),
+        ({"pixdim": [1, 2, 1, 1, 1, 1, 1, 1]}, "contradicts itself: voxels of .1.0, 1.0, 1.0. mm"),
+        ({"srow_x": [np.nan, 0, 0, 0]}, "contradicts itself"),
+    ],
+)
+def test_headers_that_lie(tmp_path, fields, message):
+    with pytest.raises(ValueError, match=f"a.nii.*{message}"):
+        kdcore.read_case(with_header(tmp_path / "a.nii", **fields))
+
+
+def test_a_gzip_file_without_end(tmp_path):
+    path = write_nifti(tmp_path / "a.nii.gz", IMAGE)
+    path.write_bytes(path.read_bytes() + gzip.compress(bytes(1 << 22)) * 4096)  # 16 GB
+    with pytest.raises(ValueError, match="a.nii.gz is no readable NIfTI file: .* or more"):
+        kdcore.read_case(path)
+
+
+def test_an_image_with_another_cases_mask(folder):
+    entry = {"image": "./imagesTr/case_000.nii.gz", "label": "./labelsTr/case_001.nii.gz"}
+    training = json.loads((folder / "dataset.json").read_text())["training"]
+    description(folder, training=[entry, training[1]])
+    with pytest.raises(ValueError, match="gives case_000.nii.gz the mask case_001"):
+        kdcore.read_msd(folder)
+
+
+def test_a_mask_in_the_place_of_its_image(folder):
+    shutil.copy(folder / "labelsTr" / "case_000.nii.gz", folder / "imagesTr" / "case_000.nii.gz")
+    with pytest.raises(ValueError, match="imagesTr/case_000.nii.gz holds what its mask holds"):
+        kdcore.read_msd(folder)
+
+
+@pytest.mark.parametrize("key", ["lable", "labels"])
+def test_a_misspelt_label_is_no_unlabelled_case(folder, key):
+    description(folder, training=[{"image": "./imagesTr/case_000.nii.gz", key: "./labelsTr/x"}])
+    with pytest.raises(ValueError, match="dataset.json: unexpected entry"):
+        kdcore.read_msd(folder)
+
+
+@pytest.mark.parametrize("image", ["x" * 5000, "a\0b", ""])
+def test_impossible_names(folder, image):
+    description(folder, training=[{"image": image}])
+    with pytest.raises((ValueError, FileNotFoundError), match="dataset.json"):
+        kdcore.read_msd(folder)
+
+
+@pytest.mark.parametrize("changes", [{"test": 5}, {"labels": {"a": 1e999}}, {"modality": [1e999]}])
+def test_values_that_cannot_be(folder, changes):
+    description(folder, **changes)
+    with pytest.raises(ValueError, match="dataset.json"):
+        kdcore.read_msd(folder)

@@ -5,6 +5,7 @@ import http.server
 import io
 import tarfile
 import threading
+from concurrent.futures import ThreadPoolExecutor
 
 import pytest
 from conftest import write_msd
@@ -30,9 +31,10 @@ def served(archive, tmp_path, monkeypatch):
     """The archive over http; `broken` transfers stop half-way."""
 
     class Handler(http.server.BaseHTTPRequestHandler):
-        broken = 0
+        broken = requests = 0
 
         def do_GET(self):
+            Handler.requests += 1
             content = archive.read_bytes()
             self.send_response(200)
             self.send_header("Content-Length", str(len(content)))
@@ -49,12 +51,18 @@ def served(archive, tmp_path, monkeypatch):
     threading.Thread(target=server.serve_forever, daemon=True).start()
     url = f"http://127.0.0.1:{server.server_port}/{archive.name}"
     monkeypatch.setattr(datasets, "HIPPOCAMPUS_URL", url)
+    monkeypatch.setattr(datasets, "SECURE", "http://127.0.0.1:")
     monkeypatch.setattr(datasets, "HIPPOCAMPUS_MD5", hashlib.md5(archive.read_bytes()).hexdigest())
     monkeypatch.setenv("KDCORE_CACHE", str(tmp_path / "cache"))
     monkeypatch.delenv("KDCORE_DATA", raising=False)
     monkeypatch.setattr("time.sleep", lambda seconds: None)
     yield Handler
     server.shutdown()
+
+
+def kept():
+    """What is in the cache, but for the lock."""
+    return sorted(p.name for p in datasets.cache_folder().iterdir() if p.suffix != ".lock")
 
 
 def test_order_of_places(tmp_path, monkeypatch):
@@ -81,7 +89,13 @@ def test_downloads_checks_and_unpacks(served):
     assert len(kdcore.read_msd(folder)) == 2
     served.broken = 99  # from now on nothing is fetched
     assert kdcore.hippocampus_folder() == folder
-    assert sorted(p.name for p in folder.parent.iterdir()) == [datasets.HIPPOCAMPUS]
+    assert kept() == [datasets.HIPPOCAMPUS]
+
+
+def test_two_at_once_download_once(served):
+    with ThreadPoolExecutor(2) as pool:
+        folders = list(pool.map(lambda _: kdcore.hippocampus_folder(), range(2)))
+    assert folders[0] == folders[1] and served.requests == 1
 
 
 def test_a_broken_transfer_is_started_again(served):
@@ -93,11 +107,11 @@ def test_a_wrong_digest_is_refused(served, monkeypatch):
     monkeypatch.setattr(datasets, "HIPPOCAMPUS_MD5", "0" * 32)
     with pytest.raises(ValueError, match="hash of downloaded file"):
         kdcore.hippocampus_folder()
-    assert not list(datasets.cache_folder().glob("Task*"))
+    assert not kept()
 
 
 def test_offline_names_the_ways_out(tmp_path, monkeypatch):
-    monkeypatch.setattr(datasets, "HIPPOCAMPUS_URL", "http://127.0.0.1:9/x.tar")
+    monkeypatch.setattr(datasets, "HIPPOCAMPUS_URL", "https://127.0.0.1:9/x.tar")
     monkeypatch.setenv("KDCORE_CACHE", str(tmp_path))
     monkeypatch.delenv("KDCORE_DATA", raising=False)
     monkeypatch.setattr("time.sleep", lambda seconds: None)

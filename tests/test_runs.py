@@ -186,3 +186,54 @@ def test_digest_sees_dtype_shape_and_bytes():
     assert digest(a) == digest(a.copy())
     others = (a.reshape(2, 2), a.astype("float64"), a[::-1])
     assert all(digest(a) != digest(b) for b in others)
+
+
+# --- changed behind its back ---------------------------------------------------------------
+
+
+def test_another_network_in_its_place_is_refused(tmp_path):
+    run = finished(tmp_path)
+    other = network()
+    other.set_weights([w + 0.01 for w in other.get_weights()])
+    other.save(run.folder / "model.keras")
+    with pytest.raises(RunError, match="model.keras is not the network that was trained here"):
+        run.load()
+
+
+def test_one_changed_bit_of_the_weights_is_refused(tmp_path):
+    with pytest.raises(KeyboardInterrupt):
+        open_run(tmp_path).fit(network(), batches(), 4, verbose=0, callbacks=[StopAfter(1)])
+    path = open_run(tmp_path).folder / "epoch-0001.weights.h5"
+    content = bytearray(path.read_bytes())
+    content[-100] ^= 1  # HDF5 has no checksum
+    path.write_bytes(content)
+    with pytest.raises(RunError, match="epoch-0001.weights.h5 is damaged"):
+        open_run(tmp_path).fit(network(), batches(), 4, verbose=0)
+
+
+def test_a_changed_or_damaged_result_is_refused(tmp_path):
+    run = finished(tmp_path)
+    path = run.folder / "result.json"
+    path.write_text(path.read_text().replace('"dice": 0.5', '"dice": 0.6'))
+    with pytest.raises(ValueError, match="result.json is not as it was written"):
+        _ = run.result
+    path.write_text("{}")
+    with pytest.raises(RunError, match="result.json is damaged"):
+        _ = run.result
+
+
+def test_a_finished_run_stays_as_it_is(tmp_path):
+    run = finished(tmp_path)
+    before = (run.folder / "result.json").read_bytes()
+    open_run(tmp_path).finish(network(), {"case_002": {"1": {"dice": 0.9}}})
+    assert (run.folder / "result.json").read_bytes() == before
+
+
+def test_an_older_run_without_digests_goes_on(tmp_path):
+    with pytest.raises(KeyboardInterrupt):
+        open_run(tmp_path).fit(network(), batches(), 4, verbose=0, callbacks=[StopAfter(1)])
+    path = open_run(tmp_path).folder / "state.json"
+    state = {key: value for key, value in read_json(path).items() if key != "digest"}
+    write_json(path, state)
+    open_run(tmp_path).fit(network(), batches(), 4, verbose=0)
+    assert read_json(path)["epoch"] == 4

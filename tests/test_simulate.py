@@ -1,6 +1,7 @@
 """The simulated scans: physics by hand, realism, and the same bytes twice."""
 
 import json
+import shutil
 import subprocess
 import sys
 from dataclasses import replace
@@ -281,3 +282,12 @@ def test_more_scans_than_the_usual_number_of_open_files(tmp_path):
     command = [sys.executable, "-c", code, str(tmp_path / "a.npy")]
     done = subprocess.run(command, capture_output=True, text=True, check=True)
     assert done.stdout.strip() == "300"
+
+
+def test_another_subjects_files_are_not_taken_for_this_ones(tmp_path):
+    first = simulate_cases(2, 0, simulation=COARSE, folder=tmp_path)
+    one, two = sorted(path.parent for path in tmp_path.glob("*/seed0/*/digests.json"))
+    shutil.rmtree(one)
+    shutil.copytree(two, one)
+    again = simulate_cases(2, 0, simulation=COARSE, folder=tmp_path)
+    assert again[0].image.tobytes() == first[0].image.tobytes() != first[1].image.tobytes()

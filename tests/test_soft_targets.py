@@ -12,6 +12,7 @@ from conftest import make_case
 
 import kdcore
 from kdcore.digests import teacher_digest
+from kdcore.files import file_digest, read_json, write_json
 from kdcore.soft_targets import SoftTargetsError
 from kdcore.splits import LeakageError
 
@@ -288,3 +289,46 @@ def test_nnunet_probability_maps(tmp_path, two, rng):
         teacher(make_case(5))
     with pytest.raises(FileNotFoundError, match="holds no .npz"):
         kdcore.NNUNetProbabilities(tmp_path)
+
+
+# --- what is not there, what is foreign ----------------------------------------------------
+
+
+def test_leftovers_and_finder_files_are_no_cases(tmp_path, two):
+    soft = kdcore.SoftTargets.write(flat, two, tmp_path)
+    before = soft.digest()
+    part = tmp_path / ".part-x"
+    part.mkdir()
+    for path in (part / "case_009.json", tmp_path / "._case_000.json"):
+        path.write_text("half")
+    assert list(soft) == ["case_000", "case_001"] and soft.digest() == before
+
+
+@pytest.mark.parametrize(
+    "change", [lambda a: a.astype(np.float64), lambda a: a[..., :2], lambda a: a[0]]
+)
+def test_foreign_arrays_are_refused_even_with_their_digest(tmp_path, two, change):
+    soft = kdcore.SoftTargets.write(flat, two, tmp_path)
+    np.save(tmp_path / "case_000.npy", change(np.array(soft["case_000"])))
+    record = read_json(tmp_path / "case_000.json")
+    record["array"] = file_digest(tmp_path / "case_000.npy")
+    write_json(tmp_path / "case_000.json", record, sealed=True)
+    with pytest.raises(SoftTargetsError, match="case_000.npy holds"):
+        kdcore.SoftTargets.open(tmp_path)["case_000"]
+
+
+def test_an_array_of_another_size_is_refused_by_batches(tmp_path, two):
+    soft = kdcore.SoftTargets.write(flat, two, tmp_path)
+    np.save(tmp_path / "case_000.npy", np.array(soft["case_000"])[1:])
+    record = read_json(tmp_path / "case_000.json")
+    record["array"] = file_digest(tmp_path / "case_000.npy")
+    write_json(tmp_path / "case_000.json", record, sealed=True)
+    with pytest.raises(SoftTargetsError, match="case_000.npy has shape"):
+        kdcore.Batches(two, (16, 16), soft_targets=kdcore.SoftTargets.open(tmp_path))
+
+
+def test_nnunet_arrays_of_no_numbers_are_refused(tmp_path, two):
+    shape = (3, *two[0].image.shape[2::-1])
+    np.savez(tmp_path / "case_000.npz", probabilities=np.ones(shape, np.complex64))
+    with pytest.raises(ValueError, match="case_000.npz is no probability map.*complex64"):
+        kdcore.NNUNetProbabilities(tmp_path)(two[0])

@@ -2,6 +2,7 @@
 
 import json
 import shutil
+import weakref
 from dataclasses import replace
 
 import keras
@@ -14,6 +15,7 @@ from kdcore import config, study
 from kdcore.config import STUDIES, Distillation, Training
 from kdcore.experiment import Experiment, train
 from kdcore.files import lock
+from kdcore.fused import forget_trainings
 
 SMALL = Training(filters=2, steps=2, learning_rate=1e-2, shape=(8, 8), batch_size=4)
 FLAT = replace(SMALL, filters=3)
@@ -136,3 +138,32 @@ def test_published_plans_name_arms_that_exist():
         for settings in STUDIES[name].values():
             for _, arms in plan:
                 study.only(settings["quick"], arms or [])
+
+
+def test_a_record_of_another_run_is_refused(small, tmp_path):
+    student, baseline = jobs(small, tmp_path, ["student", "baseline"])
+    study.work([baseline])
+    shutil.copy(baseline.path, student.path)
+    with pytest.raises(ValueError, match=r"student-.*json is no record of this run"):
+        student.record()
+    other = study.Job(small.with_seed(0, 3), "baseline", tmp_path)  # other labelled cases
+    shutil.copy(baseline.path, other.path)
+    with pytest.raises(ValueError, match="is no record of this run"):
+        other.record()
+    baseline.path.write_text("{}")
+    with pytest.raises(ValueError, match="is no record of this run"):
+        baseline.record()
+
+
+@pytest.mark.skipif(keras.backend.backend() != "tensorflow", reason="TensorFlow keeps them")
+def test_trainings_that_are_over_are_forgotten(small):
+    seen = []
+    for _ in range(3):
+        batches = small.batches("baseline")
+        model = small.compile(small.network("baseline"), "baseline")
+        model.fit(batches, verbose=0)
+        seen.append(weakref.ref(batches))
+        del batches, model
+        forget_trainings()
+    assert seen[-1]() is None  # of the first, the fused losses keep the graph
+    assert keras.layers.Conv2D(1, 1).name == "conv2d"

@@ -1,0 +1,200 @@
+"""No file brings code along, nothing leaves its folder, nothing is told about who ran it.
+
+Hostile archives are in `test_datasets`, damaged input of every kind in `torture`.
+"""
+
+import ast
+import getpass
+import http.server
+import json
+import pickle
+import re
+import socket
+import tarfile
+import threading
+from pathlib import Path
+
+import keras
+import numpy as np
+import pytest
+
+import kdcore
+from kdcore import datasets
+from kdcore.evaluation import load_network
+from kdcore.files import open_array
+from kdcore.results import collect, save_results
+from kdcore.runs import Run, RunError
+from kdcore.tasks import TASKS
+
+ROOT = Path(__file__).parent.parent
+SOURCES = sorted((ROOT / "kdcore").glob("*.py"))
+WORKFLOWS = sorted((ROOT / ".github" / "workflows").glob("*.yml"))
+SPLIT = kdcore.Split(("a",), (), (), ("x",))
+
+
+class Trap:
+    """Unpickled, it leaves a file."""
+
+    def __init__(self, path):
+        self.path = path
+
+    def __reduce__(self):
+        return open, (str(self.path), "w")
+
+
+def calls(name):
+    """Every call `*.name(...)` in the library."""
+    for path in SOURCES:
+        for node in ast.walk(ast.parse(path.read_text("utf-8"))):
+            if isinstance(node, ast.Call) and getattr(node.func, "attr", "") == name:
+                yield path.name, {k.arg: getattr(k.value, "value", None) for k in node.keywords}
+
+
+# --- files ---------------------------------------------------------------------------------
+
+
+def network_with_code(path):
+    inputs = keras.Input((16, 16, 1))
+    keras.Model(inputs, keras.layers.Lambda(lambda x: x * 2)(inputs)).save(path)
+    return path
+
+
+def test_a_network_file_cannot_bring_code(tmp_path):
+    with pytest.raises(ValueError, match=r"x.keras cannot be loaded.*[Ll]ambda"):
+        load_network(network_with_code(tmp_path / "x.keras"))
+    run = Run(tmp_path / "runs", "student", 0, {}, SPLIT)
+    run.finish(kdcore.unet((16, 16, 1), 3, 2, 1), {"x": {}})
+    network_with_code(run.folder / "model.keras")
+    with pytest.raises(RunError, match=r"model.keras cannot be loaded.*[Ll]ambda"):
+        run.load()
+
+
+def test_every_network_is_loaded_in_safe_mode():
+    found = list(calls("load_model"))
+    assert len(found) >= 2
+    assert all(options.get("safe_mode") is True for _, options in found), found
+
+
+def test_nothing_is_unpickled(tmp_path):
+    found = [*calls("load"), *calls("save")]
+    arrays = [options for name, options in found if "allow_pickle" in options]
+    assert len(arrays) >= 4 and all(options["allow_pickle"] is False for options in arrays)
+    for path in SOURCES:
+        text = path.read_text("utf-8")
+        assert not re.search(r"\bpickle\b(?!=False)|joblib|\bshelve|\beval\(|\bexec\(", text), path
+        assert text.count("np.load(") == len(re.findall(r"np.load\([^)]*allow_pickle=False", text))
+    trap, fired = tmp_path / "trap.npy", tmp_path / "fired"
+    np.save(trap, np.array([Trap(fired)], dtype=object), allow_pickle=True)
+    with pytest.raises(ValueError, match=r"trap.npy is no readable .npy file"):
+        open_array(trap)
+    trap.write_bytes(pickle.dumps(Trap(fired)))
+    with pytest.raises(ValueError, match=r"trap.npy is no readable .npy file"):
+        open_array(trap)
+    np.savez(tmp_path / "case.npz", probabilities=np.array([Trap(fired)], dtype=object))
+    case = kdcore.Case("case", np.zeros((2, 2, 2, 1)), None, (1, 1, 1))
+    with pytest.raises(ValueError, match="case.npz is no probability map"):
+        kdcore.NNUNetProbabilities(tmp_path)(case)
+    assert not fired.exists()
+    pickle.loads(pickle.dumps(Trap(fired)))  # the trap works
+    assert fired.exists()
+
+
+def test_an_archive_that_grows_is_refused(tmp_path):
+    """Packed, it may hold any number of bytes; sparse, it may claim them."""
+    (tmp_path / "top").mkdir()
+    (tmp_path / "top" / "zeros").write_bytes(bytes(10_000_000))
+    with tarfile.open(tmp_path / "packed.tar", "w:gz") as tar:
+        tar.add(tmp_path / "top", "top")
+    with pytest.raises(ValueError, match="packed.tar cannot be unpacked"):
+        datasets.extract(tmp_path / "packed.tar", tmp_path / "target", "top")
+    member = tarfile.TarInfo("top/sparse")
+    member.type, member.sparse = tarfile.GNUTYPE_SPARSE, [(0, 0)]
+    with pytest.raises(ValueError, match="Nothing was unpacked"):
+        datasets._check_member(member, tmp_path / "s.tar", "top")
+    assert not list((tmp_path / "target").iterdir())
+
+
+# --- the network ---------------------------------------------------------------------------
+
+
+@pytest.fixture
+def redirecting():
+    """A server that sends everyone elsewhere."""
+    asked = []
+
+    class Handler(http.server.BaseHTTPRequestHandler):
+        def do_GET(self):
+            asked.append(self.path)
+            self.send_response(302)
+            self.send_header("Location", "/elsewhere.tar")
+            self.send_header("Content-Length", "0")
+            self.end_headers()
+
+        def log_message(self, *args):
+            pass
+
+    server = http.server.ThreadingHTTPServer(("127.0.0.1", 0), Handler)
+    threading.Thread(target=server.serve_forever, daemon=True).start()
+    yield f"http://127.0.0.1:{server.server_port}/x.tar", asked
+    server.shutdown()
+
+
+def test_downloads_need_https_and_a_digest(tmp_path):
+    with pytest.raises(ValueError, match=r"http://example.org/x.tar is not fetched"):
+        datasets.download("http://example.org/x.tar", "md5:0", tmp_path)
+    with pytest.raises(ValueError, match="and a digest"):
+        datasets.download("https://example.org/x.tar", "", tmp_path)
+    assert re.fullmatch("[0-9a-f]{32}", datasets.HIPPOCAMPUS_MD5)
+    assert datasets.HIPPOCAMPUS_URL.startswith("https://") and datasets.SECURE == "https://"
+
+
+def test_redirects_are_not_followed(redirecting, tmp_path, monkeypatch):
+    url, asked = redirecting
+    monkeypatch.setattr(datasets, "SECURE", "http://127.0.0.1:")
+    monkeypatch.setattr("time.sleep", lambda seconds: None)
+    with pytest.raises(ValueError, match="hash of downloaded file"):
+        datasets.download(url, "md5:" + "0" * 32, tmp_path)
+    assert set(asked) == {"/x.tar"} and not list(tmp_path.iterdir())
+
+
+def test_no_address_in_the_library_is_insecure():
+    for path in SOURCES:
+        assert "http://" not in path.read_text("utf-8"), path
+
+
+# --- what is told --------------------------------------------------------------------------
+
+
+def test_results_tell_nothing_of_who_ran_them(tmp_path, monkeypatch):
+    monkeypatch.setenv("GITHUB_TOKEN", "secret-of-the-environment")
+    monkeypatch.setenv("KDCORE_DATA", str(tmp_path / "data-of-mine"))
+    run = Run(tmp_path / "runs-of-mine", "student", 0, {}, SPLIT)
+    entry = {"dice": 0.5, "surface_dice_1mm": 0.5, "hd95_mm": 1.0}
+    run.finish(kdcore.unet((16, 16, 1), 3, 2, 1), {"x": {"1": entry, "2": entry}})
+    path = tmp_path / "results.json"
+    save_results(collect("s", [run], [], TASKS["hippocampus"], {}), path)
+    told = path.read_text() + (run.folder / "result.json").read_text()
+    hidden = [str(tmp_path), "of-mine", "secret-of", str(Path.home()), str(ROOT)]
+    hidden += [name for name in (socket.gethostname(), getpass.getuser()) if len(name) > 4]
+    assert not [word for word in hidden if word in told]
+    assert json.loads(path.read_text())["hardware"]["cores"] > 0  # what is told
+
+
+# --- the workflow --------------------------------------------------------------------------
+
+
+def test_ci_uses_pinned_actions_and_a_token_that_reads():
+    assert WORKFLOWS
+    for path in WORKFLOWS:
+        text = path.read_text("utf-8")
+        used = re.findall(r"uses:\s*(\S+)", text)
+        assert used and all(re.fullmatch(r"[\w./-]+@[0-9a-f]{40}", action) for action in used), used
+        assert re.search(r"^permissions:\n  contents: read\n", text, re.MULTILINE), path
+        assert text.count("persist-credentials: false") == text.count("actions/checkout@")
+        assert "pull_request_target" not in text and "secrets." not in text
+        assert "github.event" not in text  # a title of a pull request is no command
+
+
+def test_a_way_to_report_is_given():
+    text = (ROOT / "SECURITY.md").read_text("utf-8")
+    assert "Report a\nvulnerability" in text and "not promised" in text
