@@ -146,6 +146,13 @@ def site_tests(session: nox.Session) -> None:
 
 
 @nox.session
+def torture(session: nox.Session) -> None:
+    """Kill, corrupt, crowd and wear out what the library does. `-- --short` for a minute of it."""
+    install(session, "tensorflow", "figures", "export", groups=("test",))
+    session.run("python", "tests/torture/run.py", *session.posargs, env=QUIET)
+
+
+@nox.session
 def bench(session: nox.Session) -> None:
     """What distillation costs beside its alternatives. `-- --parts steps job latency growth`."""
     install(session, "tensorflow", "export", groups=("torch", "bench"))

@@ -20,13 +20,8 @@ from kdcore.tasks import TASKS
 
 ROOT = Path(__file__).parent.parent
 RESULTS = ROOT / "docs" / "results"
-PAGES = (
-    ROOT / "README.md",
-    *(
-        ROOT / "docs" / name
-        for name in ("design.md", "pitfalls.md", "lab.md", "study-plan.md", "weights/README.md")
-    ),
-)
+_PAGES = "design.md pitfalls.md lab.md study-plan.md testing.md weights/README.md"
+PAGES = (ROOT / "README.md", *(ROOT / "docs" / name for name in _PAGES.split()))
 HIPPOCAMPUS = TASKS["hippocampus"].scored
 SIMULATED = TASKS["simulated"].scored
 BLOCK = re.compile(r"(<!-- begin: (\S+) -->\n).*?(<!-- end: \2 -->)", re.DOTALL)
@@ -131,6 +126,7 @@ TABLES: dict[str, Callable[[], str]] = {
     "pitfalls": lambda: rows("pitfalls"),
     "weights": weights,
     "lab": lab,
+    "torture": lambda: rows("torture"),
 }
 
 

@@ -2,6 +2,7 @@
 
 import json
 import os
+from importlib.util import find_spec
 from pathlib import Path
 
 os.environ.setdefault("TF_CPP_MIN_LOG_LEVEL", "3")
@@ -10,6 +11,9 @@ import numpy as np
 import pytest
 
 import kdcore
+
+# The site's tests need MkDocs and a browser: `nox -s site_tests`.
+collect_ignore = [] if find_spec("mkdocs") else ["site"]
 
 
 def make_case(index: int, shape=(8, 26, 20), labelled: bool = True) -> kdcore.Case:

@@ -1,0 +1,94 @@
+"""What is broken fails the build, and the message names the page."""
+
+import json
+import shutil
+
+import pytest
+from conftest import ROOT, build
+
+STUDY = "evidence-hippocampus-quick-8-labels.json"
+PARTS = ("docs", "kdcore", "examples", "mkdocs.yml", "CHANGELOG.md", "README.md")
+
+
+@pytest.fixture(scope="module")
+def project(tmp_path_factory):
+    """A copy of what the build reads."""
+    folder = tmp_path_factory.mktemp("project")
+    for part in PARTS:
+        source = ROOT / part
+        if source.is_dir():
+            ignored = shutil.ignore_patterns("__pycache__", "records")
+            shutil.copytree(source, folder / part, ignore=ignored)
+        else:
+            shutil.copy(source, folder / part)
+    if (ROOT / ".cache").is_dir():
+        shutil.copytree(ROOT / ".cache", folder / ".cache")
+    return folder
+
+
+@pytest.fixture
+def spoilt(project):
+    """`spoilt(path, text)`: the build's output with that file changed, then mended again."""
+    before = {}
+
+    def spoil(name, change):
+        path = project / name
+        before[path] = path.read_bytes()
+        changed = change(path.read_text("utf-8"))
+        path.unlink() if changed is None else path.write_text(changed, "utf-8")
+        done = build(project, project / "site")
+        assert done.returncode != 0, "the build succeeded"
+        return done.stdout + done.stderr
+
+    yield spoil
+    for path, content in before.items():
+        path.write_bytes(content)
+
+
+def test_a_missing_results_file(spoilt):
+    output = spoilt(f"docs/results/{STUDY}", lambda text: None)
+    assert "demo.md" in output or "index.md" in output or "results/hippocampus.md" in output
+
+
+def test_a_broken_results_file(spoilt):
+    output = spoilt(f"docs/results/{STUDY}", lambda text: text[: len(text) // 2])
+    assert STUDY in output and ".md" in output
+
+
+def test_a_claim_that_its_file_contradicts(spoilt):
+    def turned(text):
+        study = json.loads(text)
+        for row in study["comparisons"]:
+            row["difference"] *= -1
+        study.pop("kdcore_sha256", None)
+        return json.dumps(study)
+
+    output = spoilt(f"docs/results/{STUDY}", turned)
+    assert "results/hippocampus.md" in output and "claim" in output
+
+
+def test_a_notebook_with_an_error(spoilt):
+    def failed(text):
+        notebook = json.loads(text)
+        cell = next(c for c in notebook["cells"] if c["cell_type"] == "code")
+        error = {"output_type": "error", "ename": "KeyError", "evalue": "'x'", "traceback": []}
+        cell["outputs"] = [error]
+        return json.dumps(notebook)
+
+    output = spoilt("docs/tutorial/02_teacher.ipynb", failed)
+    assert "tutorial/02_teacher.ipynb" in output and "KeyError" in output
+
+
+def test_a_dead_reference(spoilt):
+    output = spoilt("docs/glossary.md", lambda text: text + "\n[gone](learn/gone.md)\n")
+    assert "glossary.md" in output and "gone.md" in output
+
+
+def test_a_dead_anchor(spoilt):
+    output = spoilt("docs/glossary.md", lambda text: text + "\n[gone](learn/why.md#gone)\n")
+    assert "glossary.md" in output and "#gone" in output
+
+
+def test_a_stale_table(spoilt):
+    output = spoilt("docs/results/pitfalls.json", lambda text: text.replace("0.", "1.", 3))
+    assert "pitfalls.md" in output and "make_tables" in output

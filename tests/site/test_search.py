@@ -1,0 +1,34 @@
+"""The search finds what a reader looks for; pages work after instant navigation."""
+
+import pytest
+from playwright.sync_api import expect
+
+WANTED = {"temperature": "Temperature", "soft Dice": "million voxels", "kd_loss": "Losses"}
+
+
+@pytest.mark.parametrize("query", WANTED)
+def test_the_search_finds(open_page, query):
+    page = open_page("")
+    page.get_by_role("textbox", name="Search").fill(query)
+    results = page.locator(".md-search-result__item")
+    expect(results.first).to_be_visible(timeout=15_000)
+    expect(page.locator(".md-search-result__list")).to_contain_text(WANTED[query])
+
+
+def test_equations_and_policy_survive_instant_navigation(open_page):
+    page = open_page("learn/")
+    page.evaluate("window.stays = true")
+    page.locator(".md-content").get_by_role("link", name="Temperature", exact=True).click()
+    expect(page.get_by_role("heading", level=1)).to_contain_text("Temperature")
+    expect(page.locator(".katex-display").first).to_be_visible()
+    assert page.evaluate("window.stays"), "the page was loaded anew"
+
+
+def test_the_home_page_is_light(open_page, site_url, browser):
+    context = browser.new_context()
+    page, sizes = context.new_page(), {}
+    page.on("response", lambda r: sizes.update({r.url: int(r.headers.get("content-length", 0))}))
+    page.goto(site_url, wait_until="networkidle")
+    assert sum(sizes.values()) <= 500_000, sizes
+    assert len(sizes) > 5
+    context.close()
