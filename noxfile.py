@@ -139,6 +139,13 @@ def serve(session: nox.Session) -> None:
 
 
 @nox.session
+def publish(session: nox.Session) -> None:
+    """The site as one of several versions on the branch gh-pages: `-- deploy --push dev`."""
+    install(session, "figures", groups=("docs",))
+    session.run("mike", *session.posargs, env=SITE)
+
+
+@nox.session
 def site_tests(session: nox.Session) -> None:
     """The built site in a real Chromium; needs Chromium, and Node for Lighthouse and links."""
     install(session, "figures", groups=("docs", "site"))
