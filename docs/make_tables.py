@@ -74,7 +74,7 @@ def weights() -> str:
     index = ROOT / "docs/weights/weights.json"
     table = [
         [
-            name,
+            f"[{name}]({name})",
             str(entry["labels"]),
             f"{entry['params']:,}",
             f"{entry['test_dice']:.3f}",
