@@ -29,7 +29,8 @@ const WIDE = ".md-typeset__scrollwrap, .katex-display, .md-typeset pre, .md-type
 function scrollable(page) {
   const wide = page.querySelectorAll(WIDE);
   for (const element of wide)
-    if (element.scrollWidth > element.clientWidth) element.setAttribute("tabindex", "0");
+    if (element.scrollWidth > element.clientWidth || element.scrollHeight > element.clientHeight)
+      element.setAttribute("tabindex", "0");
 }
 
 window.document$.subscribe(() => {
