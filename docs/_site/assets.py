@@ -8,7 +8,7 @@ from pathlib import Path
 import pooch
 from mkdocs.config.defaults import MkDocsConfig
 from mkdocs.exceptions import PluginError
-from mkdocs.structure.files import File, Files
+from mkdocs.structure.files import File, Files, InclusionLevel
 
 ROOT = Path(__file__).parents[2]
 KATEX = "0.19.1"
@@ -24,7 +24,9 @@ def on_files(files: Files, config: MkDocsConfig) -> Files:
     for name, content in katex().items():
         files.append(File.generated(config, f"assets/katex/{name}", content=content))
     for script in sorted((ROOT / "examples").glob("0*.py")):
-        files.append(File.generated(config, f"tutorial/{script.name}", abs_src_path=str(script)))
+        uri = f"tutorial/{script.name}"
+        kept = InclusionLevel.INCLUDED
+        files.append(File.generated(config, uri, abs_src_path=str(script), inclusion=kept))
     changelog = (ROOT / "CHANGELOG.md").read_text("utf-8")
     files.append(File.generated(config, "changelog.md", content=changelog))
     return files

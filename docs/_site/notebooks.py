@@ -52,7 +52,7 @@ def head(notebook: dict[str, Any], page: Page, config: MkDocsConfig) -> str:
         minutes=max(1, round(made["seconds"] / 60)),
         versions=", ".join(f"{k} {versions[k]}" for k in ("python", "keras", made["backend"])),
         command=f"python3 -m nox -s {COMMANDS.get(number, 'reproduce')}",
-        notebook=f"../{Path(page.file.src_uri).name}",
+        notebook=Path(page.file.src_uri).name,
         script=f"../{made['script']}",
         colab=f"https://colab.research.google.com/github/{repository}/blob/main/docs/"
         + page.file.src_uri,

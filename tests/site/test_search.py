@@ -9,7 +9,11 @@ WANTED = {"temperature": "Temperature", "soft Dice": "million voxels", "kd_loss"
 @pytest.mark.parametrize("query", WANTED)
 def test_the_search_finds(open_page, query):
     page = open_page("")
-    page.get_by_role("textbox", name="Search").fill(query)
+    page.wait_for_load_state("networkidle")
+    box = page.get_by_role("textbox", name="Search")
+    box.click()
+    expect(page.locator(".md-search-result__meta")).to_have_text("Type to start searching")
+    box.press_sequentially(query)
     results = page.locator(".md-search-result__item")
     expect(results.first).to_be_visible(timeout=15_000)
     expect(page.locator(".md-search-result__list")).to_contain_text(WANTED[query])
