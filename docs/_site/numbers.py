@@ -166,6 +166,21 @@ def beliefs(name: str) -> str:
     return tables.calibration_table(study(name))
 
 
+def false_finds(name: str, arm: str, label: str) -> str:
+    """In how many runs over subjects without a label a network found it, in words."""
+    arms = study(name)["arms"].values()
+    runs = [
+        (c, run[label]["dice"])
+        for a in arms
+        for c, r in a["per_case"].items()
+        for run in r.values()
+    ]
+    without = {case for case, value in runs if value is None}
+    own = study(name)["arms"][arm]["per_case"]
+    values = [run[label]["dice"] for case in without for run in own[case].values()]
+    return f"{values.count(0)} of {len(values)}"
+
+
 def home_facts(prefix: str = "evidence-hippocampus-quick") -> str:
     """The headline numbers, with what is needed to judge them."""
     few, *_, every = budgets(prefix)
@@ -247,6 +262,7 @@ PLOTS = {
 _OFFERED = (
     study, exists, budgets, dice, average, points, difference, excludes_zero, check, provenance,
     arms, comparisons, equivalence, seeds, beliefs, budget, home_facts, thousand,
+    false_finds,
 )  # fmt: skip
 SCOPE = {function.__name__: function for function in _OFFERED}
 SCOPE["table"] = lambda name: make_tables.TABLES[name]()
