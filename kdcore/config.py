@@ -231,6 +231,8 @@ def _ablation(main: Config) -> Config:
 _FLAT = Training(filters=16, steps=1200, learning_rate=5e-3)
 _CORE = ("teacher", "baseline", "student")
 _SECOND = (*_CORE, "student-ensemble", "label-smoothing", "self", "channel-wise", "student-150k")
+_CROSS_VALIDATION = tiers(replace(HIPPOCAMPUS, num_test=40))
+_CROSS_VALIDATION["smoke"] = replace(_CROSS_VALIDATION["smoke"], num_test=2)
 STUDIES = {
     "main": {"simulated": tiers(SIMULATED), "hippocampus": tiers(HIPPOCAMPUS)},
     "cross-modal": {"simulated": tiers(CROSS_MODAL), "brats": tiers(BRATS)},
@@ -242,6 +244,7 @@ STUDIES = {
         "hippocampus": tiers(_ablation(HIPPOCAMPUS)),
         "simulated": tiers(_ablation(SIMULATED)),
     },
+    "cross-validation": {"hippocampus": _CROSS_VALIDATION},
 }
 """`[study][data][tier]`; the first data set of a study is its default."""
 PLANS: dict[str, list[tuple[int | None, tuple[str, ...] | None]]] = {
@@ -252,6 +255,9 @@ PLANS: dict[str, list[tuple[int | None, tuple[str, ...] | None]]] = {
         (120, (*_SECOND, "baseline-150k")),
         (20, _CORE),
         (50, _CORE),
-    ]
+    ],
+    "cross-validation": [(8, None), (140, None)],
 }
 """`(number of labelled cases, arms)` in the order they are run; None means those of the config."""
+FOLDS = {"cross-validation": 5}
+"""Of the studies in which each case is tested once; the others have one split."""

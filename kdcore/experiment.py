@@ -40,6 +40,7 @@ class Experiment:
         data_dir: Folder of the data; None for those that need none or are found.
         seed: Of weights and batches, and of the draw of the labelled cases among the
             training cases; validation and test cases are the same for every seed.
+        fold: Of a cross-validation; each has other test cases.
     """
 
     def __init__(
@@ -49,8 +50,10 @@ class Experiment:
         root: str | Path = "runs",
         data_dir: str | Path | None = None,
         seed: int = 0,
+        fold: int = 0,
     ) -> None:
-        self.config, self.name, self.data_dir, self.seed = config, name, data_dir, seed
+        self.config, self.name, self.data_dir = config, name, data_dir
+        self.seed, self.fold = seed, fold
         self.root = Path(root) / name
         self.task = TASKS[config.task]
 
@@ -68,13 +71,17 @@ class Experiment:
             config.num_labelled,
             config.num_validation,
             config.num_test,
+            fold=self.fold,
         )
         return split.redraw_labelled(self.seed) if self.seed else split
 
-    def with_seed(self, seed: int, num_labelled: int | None = None) -> "Experiment":
-        """The same experiment with another seed, and perhaps another number of labels."""
+    def with_seed(
+        self, seed: int, num_labelled: int | None = None, fold: int | None = None
+    ) -> "Experiment":
+        """The same experiment with another seed, perhaps another number of labels or fold."""
         config = replace(self.config, num_labelled=num_labelled or self.config.num_labelled)
-        other = Experiment(config, self.name, self.root.parent, self.data_dir, seed)
+        fold = self.fold if fold is None else fold
+        other = Experiment(config, self.name, self.root.parent, self.data_dir, seed, fold)
         other.cases = self.cases
         other.data_digest = self.data_digest
         return other

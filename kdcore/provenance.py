@@ -45,6 +45,10 @@ def _accelerators() -> list[str]:
         import torch
 
         return [torch.cuda.get_device_name(i) for i in range(torch.cuda.device_count())]
+    if keras.backend.backend() == "jax":
+        import jax
+
+        return [device.device_kind for device in jax.devices() if device.platform != "cpu"]
     return [d for d in keras.distribution.list_devices() if not d.startswith("cpu")]
 
 

@@ -39,32 +39,30 @@ def collect(
         labels: What is compared: labels, regions, or "mean".
 
     Returns:
-        `study`, `commit`, `versions`, `hardware`, `backend`, `data`, `split`, `config`,
+        `study`, `commit`, `versions`, `hardware`, `backend`, `data`, `split` (of several folds
+        `test` and `folds`), `config`,
         `arms[name]` with `params`, `macs_a_slice`, `ms_a_slice`, `seeds`,
         `per_case[case_id][seed][label]`, `calibration[case_id][seed]` and, of students,
         `agreement[case_id][seed]` with the teacher, and `comparisons`.
 
     Raises:
-        ValueError: If there are no runs, or they were tested on different cases.
+        ValueError: If there are no runs, the arms were not tested on the same cases, or folds
+            share some.
     """
     records = [record(run, task) if isinstance(run, Run) else run for run in runs]
     if not records:
         raise ValueError("There are no finished runs to collect.")
-    first = records[0]["split"]
-    if any(other["split"]["test"] != first["test"] for other in records):
-        raise ValueError("The runs were tested on different cases, so they cannot be compared.")
+    split = _split_of(records)
     arms: dict[str, Any] = {}
+    folds = [fold["test"] for fold in split.get("folds", ())]
     for one in records:
-        _add(arms.setdefault(one["arm"], {"seeds": [], "runs": {}}), one)
+        fold = folds.index(one["split"]["test"]) if folds else None
+        _add(arms.setdefault(one["arm"], {"seeds": [], "runs": {}}), one, fold)
     results = {
         "study": study,
         **provenance(),
         "data": task.describe(),
-        "split": {
-            "validation": first["validation"],
-            "test": first["test"],
-            "labelled": {str(one["seed"]): one["split"]["labelled"] for one in records},
-        },
+        "split": split,
         "config": dict(config),
         "arms": arms,
     }
@@ -73,6 +71,22 @@ def collect(
         plain(compare(results, a, b, label=label)) for label in labels for a, b in pairs
     ]
     return results
+
+
+def _split_of(records: Sequence[Mapping[str, Any]]) -> dict[str, Any]:
+    folds: dict[tuple[str, ...], dict[str, Any]] = {}
+    of_arm: dict[str, set[tuple[str, ...]]] = {}
+    for one in records:
+        drawn, test = one["split"], tuple(one["split"]["test"])
+        empty = {"validation": drawn["validation"], "test": drawn["test"], "labelled": {}}
+        fold = folds.setdefault(test, empty)
+        fold["labelled"][str(one["seed"])] = drawn["labelled"]
+        of_arm.setdefault(one["arm"], set()).add(test)
+    tested = [case_id for test in folds for case_id in test]
+    if len(set(tested)) != len(tested) or any(own != set(folds) for own in of_arm.values()):
+        raise ValueError("The runs were tested on different cases, so they cannot be compared.")
+    first, *others = folds.values()
+    return {"test": sorted(tested), "folds": [first, *others]} if others else first
 
 
 def save_results(results: Mapping[str, Any], path: str | Path) -> Path:
@@ -127,10 +141,12 @@ _OF_A_RUN = (
 )  # fmt: skip
 
 
-def _add(arm: dict[str, Any], one: Mapping[str, Any]) -> None:
+def _add(arm: dict[str, Any], one: Mapping[str, Any], fold: int | None) -> None:
     seed = str(one["seed"])
-    arm["seeds"].append(one["seed"])
-    arm["runs"][seed] = {key: one.get(key) for key in _OF_A_RUN}
+    if one["seed"] not in arm["seeds"]:
+        arm["seeds"].append(one["seed"])
+    name = seed if fold is None else f"{seed}, fold {fold}"
+    arm["runs"][name] = {key: one.get(key) for key in _OF_A_RUN}
     for part in ("per_case", "calibration", "agreement"):
         for case_id, entry in one.get(part, {}).items():
             arm.setdefault(part, {}).setdefault(case_id, {})[seed] = entry

@@ -107,6 +107,7 @@ def split_cases(
     num_validation: int,
     num_test: int,
     seed: int = 0,
+    fold: int = 0,
 ) -> Split:
     """Draw validation and test cases, then labelled ones; the rest is unlabelled.
 
@@ -117,6 +118,7 @@ def split_cases(
         num_validation: Number of validation cases.
         num_test: Number of test cases.
         seed: Same seed and ids, same split.
+        fold: Of a cross-validation: the test cases of different folds are different ones.
 
     Raises:
         ValueError: If there are fewer cases than asked for, or an id comes twice.
@@ -136,7 +138,13 @@ def split_cases(
             f"{needed} cases are asked for, but there are {len(ids)}"
             + (f" with a mask, and {len(maskless)} without." if maskless else ".")
         )
+    if not 0 <= fold * num_test <= len(ids) - num_test:
+        raise ValueError(
+            f"fold must be ≥ 0, and {len(ids)} cases hold only {len(ids) // max(1, num_test)} "
+            f"folds of {num_test} test cases. Received: fold={fold}."
+        )
     order = np.random.default_rng([seed, 0]).permutation(ids).tolist()
+    order = order[fold * num_test :] + order[: fold * num_test]
     held_out = num_validation + num_test
     training = order[held_out:]
     return Split(

@@ -41,14 +41,15 @@ class Job:
 
     @property
     def name(self) -> str:
-        return (
-            f"{self.experiment.config.num_labelled} labels, seed {self.experiment.seed}, {self.arm}"
-        )
+        labels, fold, seed = self.group
+        of_fold = f", fold {fold}" if fold else ""
+        return f"{labels} labels{of_fold}, seed {seed}, {self.arm}"
 
     @property
-    def group(self) -> tuple[int, int]:
+    def group(self) -> tuple[int, int, int]:
         """Jobs of one group may need each other."""
-        return self.experiment.config.num_labelled, self.experiment.seed
+        job = self.experiment
+        return job.config.num_labelled, job.fold, job.seed
 
     @cached_property
     def key(self) -> str:
@@ -191,11 +192,10 @@ def _stages(options: argparse.Namespace) -> Iterator[tuple[Experiment, list[Job]
         chosen = base.with_seed(options.seed, budget or None)
         if arms:
             chosen.config = only(chosen.config, arms)
-        jobs = []
-        for seed in range(options.seed, options.seed + options.seeds):
-            seeded = chosen.with_seed(seed)
-            jobs += [Job(seeded, arm, records) for arm in seeded.config.arms]
-        yield chosen, jobs
+        seeds = range(options.seed, options.seed + options.seeds)
+        folds = range(config.FOLDS.get(options.study, 1))
+        each = [chosen.with_seed(seed, fold=fold) for seed in seeds for fold in folds]
+        yield chosen, [Job(one, arm, records) for one in each for arm in one.config.arms]
 
 
 def _by_budget(

@@ -127,6 +127,18 @@ def test_figures_show_each_case_and_turn_dark(collected):
     assert [len(line.get_xdata()) for line in lines] == [2, 2, 2, 1]  # cases, seeds; twice
 
 
+def test_folds_are_put_together(tmp_path):
+    first = results.record(finished(tmp_path, "student", 0, (0.8, 0.9)), TASK)
+    renamed = {f"other-{k}": v for k, v in first["per_case"].items()}
+    split = {**first["split"], "test": list(renamed)}
+    second = {**first, "split": split, "per_case": renamed, "calibration": {}}
+    both = results.collect("s", [first, second], [], TASK, {})
+    arm = both["arms"]["student"]
+    assert arm["seeds"] == [0] and list(arm["runs"]) == ["0, fold 0", "0, fold 1"]
+    assert sorted(arm["per_case"]) == both["split"]["test"] and len(arm["per_case"]) == 4
+    assert [fold["test"] for fold in both["split"]["folds"]] == [first["split"]["test"], [*renamed]]
+
+
 def test_broken_results_files_are_named(tmp_path):
     path = tmp_path / "r.json"
     path.write_text('{"study": "x", "arms"')
@@ -139,7 +151,7 @@ def test_broken_results_files_are_named(tmp_path):
         results.collect("s", [], [], TASK, {})
     one = finished(tmp_path, "student", 0, (0.8, 0.9))
     other = results.record(one, TASK)
-    other["split"] = {**other["split"], "test": ["z"]}
+    other["arm"], other["split"] = "baseline", {**other["split"], "test": ["z"]}
     with pytest.raises(ValueError, match="tested on different cases"):
         results.collect("s", [one, other], [], TASK, {})
 

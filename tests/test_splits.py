@@ -25,6 +25,14 @@ def test_same_seed_same_split_in_any_order():
     assert kdcore.split_cases(IDS, 4, 4, 4, 7) != kdcore.split_cases(IDS, 4, 4, 4, 8)
 
 
+def test_folds_test_each_case_once():
+    folds = [kdcore.split_cases(IDS, 4, 4, 4, 7, fold) for fold in range(5)]
+    assert sorted(sum((fold.test for fold in folds), ())) == IDS
+    assert folds[0] == kdcore.split_cases(IDS, 4, 4, 4, 7)
+    with pytest.raises(ValueError, match="hold only 5 folds of 4"):
+        kdcore.split_cases(IDS, 4, 4, 4, 7, 5)
+
+
 def test_redrawing_labels_leaves_validation_and_test_alone():
     split = kdcore.split_cases(IDS, 4, 4, 4)
     other = split.redraw_labelled(1)
