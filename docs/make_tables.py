@@ -20,7 +20,7 @@ from kdcore.tasks import TASKS
 
 ROOT = Path(__file__).parent.parent
 RESULTS = ROOT / "docs" / "results"
-_PAGES = "design.md pitfalls.md lab.md study-plan.md weights/README.md"
+_PAGES = "design.md pitfalls.md lab.md study-plan.md testing.md weights/README.md"
 PAGES = (ROOT / "README.md", *(ROOT / "docs" / name for name in _PAGES.split()))
 HIPPOCAMPUS = TASKS["hippocampus"].scored
 SIMULATED = TASKS["simulated"].scored
