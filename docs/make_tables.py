@@ -15,6 +15,7 @@ from scipy.special import softmax
 from kdcore import results, tables
 from kdcore.files import read_json
 from kdcore.losses import kd_loss
+from kdcore.metrics import mean_dice
 from kdcore.tables import markdown
 from kdcore.tasks import TASKS
 
@@ -68,6 +69,22 @@ def bench() -> str:
         for row in rows
     ]
     return markdown(["row", "unit", "min", "median", "max", "target"], table)
+
+
+def replication() -> str:
+    """The runs that were made twice: on another backend and machine, from other weights."""
+    pairs: dict[tuple[int, str], list[tuple[float, float]]] = {}
+    for path in sorted((RESULTS / "records-cpu").glob("*.json")):
+        first, second = (read_json(p) for p in (path, RESULTS / "records" / path.name))
+        both = mean_dice(first["per_case"]), mean_dice(second["per_case"])
+        pairs.setdefault((len(first["split"]["labelled"]), first["arm"]), []).append(both)
+    table = []
+    for (labels, arm), values in sorted(pairs.items()):
+        cpu, gpu = np.mean(values, axis=0)
+        numbers = [f"{cpu:.3f}", f"{gpu:.3f}", f"{100 * (gpu - cpu):+.2f}"]
+        table.append([str(labels), arm, str(len(values)), *numbers])
+    header = ["labels", "arm", "runs", "TensorFlow, CPU", "JAX, GPU", "difference in points"]
+    return markdown(header, table)
 
 
 def weights() -> str:
@@ -126,6 +143,7 @@ TABLES: dict[str, Callable[[], str]] = {
     "pitfalls": lambda: rows("pitfalls"),
     "weights": weights,
     "lab": lab,
+    "replication": replication,
     "torture": lambda: rows("torture"),
 }
 

@@ -3,7 +3,7 @@
 compare.json, compare.webp    a slice of each volume, masks and Dice, for the slider of overlays
 lab.json, lab.webp            the middle volume's slice, logits of teacher and student, for the lab
 
-The networks are those of the published study with few labels, first seed; nothing is trained.
+The networks are those of `docs/weights` with few labels; nothing is trained.
 `python docs/publish_pictures.py --data hippocampus --data-dir DIR`.
 """
 
@@ -12,6 +12,7 @@ import sys
 from pathlib import Path
 from typing import TYPE_CHECKING, Any
 
+import keras
 import numpy as np
 
 from kdcore import figures
@@ -21,13 +22,14 @@ from kdcore.checks import soften
 from kdcore.experiment import Experiment
 from kdcore.files import replacing, write_json
 from kdcore.inference import predict_probabilities
-from kdcore.metrics import case_dice
-from kdcore.runs import Run
+from kdcore.metrics import Scores, case_dice
+from kdcore.published import published_results
 
 if TYPE_CHECKING:
     from matplotlib.figure import Figure
 
 FOLDER = Path(__file__).parent / "assets" / "pictures"
+WEIGHTS = Path(__file__).parent / "weights"
 ARMS = ("teacher", "student", "baseline")
 TEMPERATURES = (1, 2, 5)
 LEAST = 1e-30
@@ -37,9 +39,10 @@ Probabilities = dict[str, dict[str, np.ndarray]]
 
 def main() -> int:
     job = from_arguments(sys.argv[1:], study="evidence")
-    runs = finished(job)
-    chosen = best_middle_worst(job, runs["student"])
-    networks = {arm: run.load() for arm, run in runs.items()}
+    networks, study = published(job)
+    scores = {arm: of_first_seed(study["arms"][arm]) for arm in ARMS}
+    runs = {arm: study["arms"][arm]["runs"]["0"] for arm in ARMS}
+    chosen = best_middle_worst(job, scores["student"])
     p: Probabilities = {
         case.case_id: {
             arm: predict_probabilities(network, case) for arm, network in networks.items()
@@ -51,10 +54,10 @@ def main() -> int:
         "licence": job.task.licence,
         "cite": job.task.cite,
         "labels": job.task.labels,
-        "networks": {arm: run.result["model_digest"] for arm, run in runs.items()},
-        "commit": runs["student"].result["commit"],
+        "networks": {arm: run["model_digest"] for arm, run in runs.items()},
+        "commit": runs["student"]["commit"],
     }
-    compared = [compared_case(name, case, p[case.case_id], runs) for name, case in chosen.items()]
+    compared = [compared_case(name, case, p[case.case_id], scores) for name, case in chosen.items()]
     write_json(FOLDER / "compare.json", {**about, "cases": compared}, indent=None)
     masks = {arm: {k: v[arm].argmax(-1) for k, v in p.items()} for arm in ARMS}
     overview = figures.overlays(chosen, masks, job.task.labels)
@@ -68,24 +71,24 @@ def main() -> int:
     return 0
 
 
-def finished(job: Experiment) -> dict[str, Run]:
-    """The three runs, if the study has done them."""
-    runs = {arm: job.run(arm) for arm in ("teacher", "baseline")}
-    if runs["teacher"].finished:
-        runs["student"] = job.run("student", job.soft_targets("student"))
-    missing = [arm for arm in ARMS if arm not in runs or not runs[arm].finished]
-    if missing:
-        raise SystemExit(
-            f"{job.root} has no finished run of {', '.join(missing)} with "
-            f"{job.config.num_labelled} labels, seed {job.seed}. First: nox -s study -- "
-            f"--study evidence --data {job.config.task} --arms {' '.join(ARMS)} --seeds 1"
-        )
-    return {arm: runs[arm] for arm in ARMS}
+def published(job: Experiment) -> tuple[dict[str, keras.Model], dict[str, Any]]:
+    """The three networks, and the study that they are of."""
+    name, labelled = job.name.removeprefix("evidence-"), job.config.num_labelled
+    study = published_results(name, labelled)
+    assert study is not None
+    files = {arm: WEIGHTS / f"{name}-{labelled}-labels-{arm}.keras" for arm in ARMS}
+    return {
+        arm: keras.saving.load_model(path, compile=False, safe_mode=True)
+        for arm, path in files.items()
+    }, study
 
 
-def best_middle_worst(job: Experiment, student: Run) -> dict[str, Case]:
+def of_first_seed(arm: dict[str, Any]) -> dict[str, Scores]:
+    return {case_id: entry["0"] for case_id, entry in arm["per_case"].items()}
+
+
+def best_middle_worst(job: Experiment, scores: dict[str, Scores]) -> dict[str, Case]:
     """Test volumes by the student's mean Dice."""
-    scores = student.result["per_case"]
     order = sorted(scores, key=lambda case_id: case_dice(scores[case_id]), reverse=True)
     places = {"best": order[0], "middle": order[len(order) // 2], "worst": order[-1]}
     cases = {case.case_id: case for case in job.take("test")}
@@ -113,13 +116,13 @@ def picture(case: Case) -> dict[str, Any]:
 
 
 def compared_case(
-    name: str, case: Case, p: dict[str, np.ndarray], runs: dict[str, Run]
+    name: str, case: Case, p: dict[str, np.ndarray], scores: dict[str, dict[str, Scores]]
 ) -> dict[str, Any]:
     plane = largest_plane(case)
     assert case.mask is not None
     masks = {"reference": case.mask} | {arm: p[arm].argmax(-1) for arm in ARMS}
     shown = {k: digits(figures.upright(mask[plane], case)) for k, mask in masks.items()}
-    dice = {arm: dice_of(run.result["per_case"][case.case_id]) for arm, run in runs.items()}
+    dice = {arm: dice_of(own[case.case_id]) for arm, own in scores.items()}
     return {"name": name, **picture(case), "masks": shown, "dice": dice}
 
 

@@ -1,7 +1,7 @@
 """Put the networks of the published study's first seed into `docs/weights`.
 
-Teacher, student and baseline with few labels and with all; those whose runs are finished in
-the given run folder. `python docs/publish_weights.py --data hippocampus --data-dir DIR`.
+Teacher, student and baseline with few labels and with all, found by their digest among the
+.keras files of a folder, a run folder for instance: `python docs/publish_weights.py FOLDER`.
 """
 
 import sys
@@ -9,41 +9,44 @@ from pathlib import Path
 
 import keras
 
-from kdcore.arguments import from_arguments
-from kdcore.experiment import train
-from kdcore.files import file_digest, read_json, replacing, write_json
+from kdcore.files import file_digest, replacing, write_json
 from kdcore.metrics import mean_dice
+from kdcore.results import load_results
+from kdcore.runs import weights_digest
 
-FOLDER = Path(__file__).parent / "weights"
+DOCS = Path(__file__).parent
+FOLDER = DOCS / "weights"
 ARMS = ("teacher", "student", "baseline")
+STUDY, LABELS = "hippocampus-quick", (8, 120)
 
 
 def main() -> int:
-    job = from_arguments(sys.argv[1:], study="evidence")
-    index = FOLDER / "weights.json"
-    known = read_json(index) if index.exists() else {}
-    everything = len(job.split.labelled) + len(job.split.unlabelled)
-    for labelled in (job.config.num_labelled, everything):
-        budget = job.with_seed(0, labelled)
+    networks = {}
+    for path in Path(sys.argv[1]).rglob("*.keras"):
+        network = keras.saving.load_model(path, compile=False, safe_mode=True)
+        networks[weights_digest(network)] = network
+    index = {}
+    for labels in LABELS:
+        study = load_results(DOCS / f"results/evidence-{STUDY}-{labels}-labels.json")
         for arm in ARMS:
-            run = train(budget, arm)
-            name = f"{job.name.removeprefix('evidence-')}-{labelled}-labels-{arm}.keras"
-            network = run.load()
-            network.optimizer = None
+            run = study["arms"][arm]["runs"]["0"]
+            if run["model_digest"] not in networks:
+                raise SystemExit(f"{sys.argv[1]} holds no {arm} of {labels} labels, seed 0.")
+            name = f"{STUDY}-{labels}-labels-{arm}.keras"
+            network = networks[run["model_digest"]]
             with replacing(FOLDER / name) as temporary:
                 network.save(temporary)
-            check = keras.saving.load_model(FOLDER / name, compile=False, safe_mode=True)
-            known[name] = {
+            per_case = {k: v["0"] for k, v in study["arms"][arm]["per_case"].items()}
+            index[name] = {
                 "arm": arm,
-                "labels": labelled,
-                "params": check.count_params(),
-                "test_dice": round(mean_dice(run.result["per_case"]), 6),
-                "model_digest": run.result["model_digest"],
+                "labels": labels,
+                "params": network.count_params(),
+                "test_dice": round(mean_dice(per_case), 6),
                 "file_digest": file_digest(FOLDER / name),
-                "commit": run.result["commit"],
+                **{key: run[key] for key in ("model_digest", "commit", "backend", "hardware")},
             }
-            write_json(index, known)
-            print(name, known[name]["test_dice"], flush=True)
+            print(name, index[name]["test_dice"], flush=True)
+    write_json(FOLDER / "weights.json", index)
     return 0
 
 

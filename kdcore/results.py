@@ -60,7 +60,7 @@ def collect(
         _add(arms.setdefault(one["arm"], {"seeds": [], "runs": {}}), one, fold)
     results = {
         "study": study,
-        **provenance(),
+        **_origin(records),
         "data": task.describe(),
         "split": split,
         "config": dict(config),
@@ -71,6 +71,13 @@ def collect(
         plain(compare(results, a, b, label=label)) for label in labels for a, b in pairs
     ]
     return results
+
+
+def _origin(records: Sequence[Mapping[str, Any]]) -> dict[str, Any]:
+    """Where the runs were made; of unlike machines, where they are put together."""
+    here, first = provenance(), records[0]
+    alike = all(one.get(key) == first.get(key) for one in records for key in ("hardware", "backend"))
+    return {key: first[key] for key in here} if alike and set(here) <= set(first) else here
 
 
 def _split_of(records: Sequence[Mapping[str, Any]]) -> dict[str, Any]:

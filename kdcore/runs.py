@@ -142,7 +142,7 @@ class Run:
                 "params": network.count_params(),
                 "history": state["history"],
                 "training_seconds": state["seconds"],
-                "model_digest": _weights_digest(network),
+                "model_digest": weights_digest(network),
                 **provenance(),
                 **content,
             },
@@ -162,7 +162,7 @@ class Run:
             network = keras.saving.load_model(path, compile=False, safe_mode=True)
         except Exception as error:
             raise RunError(f"{path} cannot be loaded: {error}. Delete {self.folder}.") from error
-        if _weights_digest(network) != self.result["model_digest"]:
+        if weights_digest(network) != self.result["model_digest"]:
             raise RunError(
                 f"{path} is not the network that was trained here: its digest is another. "
                 f"Restore it, or delete {self.folder} to train again."
@@ -246,5 +246,6 @@ def _size_on_disk(model: keras.Model) -> int:
     return sum(4 * math.prod(variable.shape) + 2048 for variable in variables)
 
 
-def _weights_digest(network: keras.Model) -> str:
+def weights_digest(network: keras.Model) -> str:
+    """Of all weights: what a record knows its network by, whatever file it lies in."""
     return digest(*map(keras.ops.convert_to_numpy, network.weights))

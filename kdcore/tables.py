@@ -167,6 +167,22 @@ def seed_table(results: Mapping[str, Any], label: str = MEAN) -> str:
     return markdown(["seed", *arms], rows)
 
 
+def grid_table(results: Mapping[str, Any], label: str = MEAN) -> str:
+    """A Markdown table of the Dice at each temperature (rows) and alpha (columns)."""
+    cells = {}
+    for name in results["arms"]:
+        taught = results["config"]["arms"][name]["distillation"]
+        if taught is not None:
+            value = mean_over_cases(results, name, label, "dice")
+            cells[taught["temperature"], taught["alpha"]] = f"{value:.3f}"
+    alphas = sorted({alpha for _, alpha in cells})
+    rows = [
+        [f"{T:g}", *(cells.get((T, alpha), "–") for alpha in alphas)]
+        for T in sorted({T for T, _ in cells})
+    ]
+    return markdown(["T", *(f"alpha {alpha:g}" for alpha in alphas)], rows)
+
+
 def markdown(header: Sequence[str], rows: Sequence[Sequence[str]]) -> str:
     """A Markdown table with aligned columns."""
     widths = [max(len(row[i]) for row in (header, *rows)) for i in range(len(header))]

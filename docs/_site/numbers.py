@@ -9,7 +9,6 @@ import os
 import posixpath
 import sys
 from collections.abc import Mapping
-from functools import lru_cache
 from io import BytesIO
 from pathlib import Path
 from typing import Any
@@ -17,18 +16,29 @@ from typing import Any
 os.environ.setdefault("KERAS_BACKEND", "jax")  # the smallest; nothing is computed with it
 os.environ.setdefault("MPLBACKEND", "agg")
 ROOT = Path(__file__).parents[2]
-sys.path[:0] = [str(ROOT / "docs"), str(ROOT)]
+sys.path[:0] = [str(ROOT / "docs/_site"), str(ROOT / "docs"), str(ROOT)]
 
 import make_tables  # noqa: E402
-import numpy as np  # noqa: E402
 from jinja2 import Environment, StrictUndefined  # noqa: E402
 from mkdocs.config.defaults import MkDocsConfig  # noqa: E402
 from mkdocs.exceptions import PluginError  # noqa: E402
 from mkdocs.structure.files import File, Files  # noqa: E402
 from mkdocs.structure.pages import Page  # noqa: E402
+from studies import (  # noqa: E402
+    across,
+    average,
+    budgets,
+    excludes_zero,
+    exists,
+    false_finds,
+    not_worse,
+    points,
+    row,
+    spread_of_grid,
+    study,
+)
 
-from kdcore import figures, results, tables  # noqa: E402
-from kdcore.statistics import per_case  # noqa: E402
+from kdcore import figures, tables  # noqa: E402
 from kdcore.tasks import TASKS  # noqa: E402
 
 PAGE = Environment(
@@ -45,6 +55,7 @@ PAGE = Environment(
 
 
 def on_pre_build(config: MkDocsConfig) -> None:
+    study.cache_clear()
     for page in make_tables.PAGES:
         text = page.read_text("utf-8")
         if make_tables.filled(text) != text:
@@ -64,22 +75,6 @@ def on_page_markdown(markdown: str, page: Page, config: MkDocsConfig, files: Fil
         raise PluginError(f"{page.file.src_uri}: {type(error).__name__}: {error}") from error
 
 
-@lru_cache
-def study(name: str) -> dict[str, Any]:
-    """A results file by its name."""
-    return results.load_results(make_tables.RESULTS / f"{name}.json")
-
-
-def exists(name: str) -> bool:
-    return (make_tables.RESULTS / f"{name}.json").is_file()
-
-
-def budgets(prefix: str) -> list[str]:
-    """The studies `prefix`-N-labels that are there, fewest labels first."""
-    found = make_tables.RESULTS.glob(f"{prefix}-*-labels.json")
-    return sorted((path.stem for path in found), key=lambda stem: int(stem.split("-")[-2]))
-
-
 def names(name: str) -> Mapping[str, str]:
     """What the scored labels and regions of a study are called."""
     return TASKS[study(name)["config"].get("task", "hippocampus")].scored
@@ -95,34 +90,15 @@ def thousand(name: str, arm: str) -> str:
     return f"{study(name)['arms'][arm]['params'] / 1000:.0f} thousand"
 
 
-def average(name: str, arm: str, label: str = "mean", metric: str = "dice") -> float:
-    values = np.array(list(per_case(study(name), arm, label, metric).values()), dtype=float)
-    return float(np.nanmean(values))
-
-
-def row(name: str, a: str, b: str, label: str = "mean") -> dict[str, Any]:
-    """The comparison a − b as it stands in the file."""
-    for found in study(name)["comparisons"]:
-        if (found["a"], found["b"], found["label"]) == (a, b, label):
-            return found
-    raise LookupError(f"{name}.json compares no {a} with {b} in {label}.")
-
-
-def points(name: str, a: str, b: str, label: str = "mean") -> float:
-    """A − b in Dice points."""
-    return 100 * row(name, a, b, label)["difference"]
-
-
 def difference(name: str, a: str, b: str, label: str = "mean") -> str:
     """A − b in Dice points, with its 95 % interval."""
-    found = row(name, a, b, label)
+    return told(row(name, a, b, label))
+
+
+def told(found: Mapping[str, Any]) -> str:
+    """A difference in Dice points, with its 95 % interval."""
     limits = tables.interval(found["interval"], 100, "+.2f")
     return f"{100 * found['difference']:+.2f} (95 % interval {limits})".replace("-", "−")
-
-
-def excludes_zero(name: str, a: str, b: str, label: str = "mean") -> bool:
-    low, high = row(name, a, b, label)["interval"]
-    return low > 0 or high < 0
 
 
 def check(holds: bool) -> str:
@@ -138,9 +114,10 @@ def provenance(name: str) -> str:
     seeds = max(len(arm["seeds"]) for arm in s["arms"].values())
     used = {k: v for k, v in s["versions"].items() if k in ("python", "keras", s["backend"])}
     versions = ", ".join(f"{k} {v}" for k, v in used.items())
+    machine = [*s["hardware"]["accelerators"], s["hardware"]["processor"]]
     return (
         f"{s['data']['name']} ({s['data']['licence']}); {len(s['split']['test'])} test cases, "
-        f"up to {seeds} seeds an arm; {s['hardware']['processor']}, {s['hardware']['cores']} "
+        f"up to {seeds} seeds an arm; {', '.join(machine)}, {s['hardware']['cores']} "
         f"cores; {versions}; commit `{s['commit'][:10]}`. "
         f"[Results file]({name}.json) with every case and seed."
     )
@@ -154,8 +131,12 @@ def comparisons(name: str) -> str:
     return tables.comparison_table(study(name), names(name))
 
 
-def equivalence(name: str) -> str:
+def equivalences(name: str) -> str:
     return tables.equivalence_table(study(name), names(name))
+
+
+def grid(name: str) -> str:
+    return tables.grid_table(study(name))
 
 
 def seeds(name: str, label: str = "mean") -> str:
@@ -164,21 +145,6 @@ def seeds(name: str, label: str = "mean") -> str:
 
 def beliefs(name: str) -> str:
     return tables.calibration_table(study(name))
-
-
-def false_finds(name: str, arm: str, label: str) -> str:
-    """In how many runs over subjects without a label a network found it, in words."""
-    arms = study(name)["arms"].values()
-    runs = [
-        (c, run[label]["dice"])
-        for a in arms
-        for c, r in a["per_case"].items()
-        for run in r.values()
-    ]
-    without = {case for case, value in runs if value is None}
-    own = study(name)["arms"][arm]["per_case"]
-    values = [run[label]["dice"] for case in without for run in own[case].values()]
-    return f"{values.count(0)} of {len(values)}"
 
 
 def home_facts(prefix: str = "evidence-hippocampus-quick") -> str:
@@ -261,8 +227,8 @@ PLOTS = {
 }
 _OFFERED = (
     study, exists, budgets, dice, average, points, difference, excludes_zero, check, provenance,
-    arms, comparisons, equivalence, seeds, beliefs, budget, home_facts, thousand,
-    false_finds,
+    arms, comparisons, equivalences, seeds, beliefs, budget, home_facts, thousand, false_finds,
+    row, across, told, not_worse, grid, spread_of_grid,
 )  # fmt: skip
 SCOPE = {function.__name__: function for function in _OFFERED}
 SCOPE["table"] = lambda name: make_tables.TABLES[name]()
