@@ -101,7 +101,7 @@ def _number(value: float | None, form: str) -> str:
 
 
 def _p(value: float | None) -> str:
-    return _number(value, ".4f")
+    return "< 0.0001" if value is not None and value < 0.0001 else _number(value, ".4f")
 
 
 def gap_table(results: Mapping[str, Any], names: Mapping[str, str] | None = None) -> str:

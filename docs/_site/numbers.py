@@ -31,9 +31,11 @@ from studies import (  # noqa: E402
     excludes_zero,
     exists,
     false_finds,
+    largest_of_grid,
     not_worse,
     points,
     row,
+    smallest_of_grid,
     spread_of_grid,
     study,
 )
@@ -111,13 +113,14 @@ def check(holds: bool) -> str:
 def provenance(name: str) -> str:
     """Where the numbers come from, in one paragraph."""
     s = study(name)
-    seeds = max(len(arm["seeds"]) for arm in s["arms"].values())
+    count = max(len(arm["seeds"]) for arm in s["arms"].values())
+    seeds = f"{count} seeds" if count > 1 else "one seed"
     used = {k: v for k, v in s["versions"].items() if k in ("python", "keras", s["backend"])}
     versions = ", ".join(f"{k} {v}" for k, v in used.items())
     machine = [*s["hardware"]["accelerators"], s["hardware"]["processor"]]
     return (
         f"{s['data']['name']} ({s['data']['licence']}); {len(s['split']['test'])} test cases, "
-        f"up to {seeds} seeds an arm; {', '.join(machine)}, {s['hardware']['cores']} "
+        f"{seeds} an arm; {', '.join(machine)}, {s['hardware']['cores']} "
         f"cores; {versions}; commit `{s['commit'][:10]}`. "
         f"[Results file]({name}.json) with every case and seed."
     )
@@ -228,7 +231,7 @@ PLOTS = {
 _OFFERED = (
     study, exists, budgets, dice, average, points, difference, excludes_zero, check, provenance,
     arms, comparisons, equivalences, seeds, beliefs, budget, home_facts, thousand, false_finds,
-    row, across, told, not_worse, grid, spread_of_grid,
+    row, across, told, not_worse, grid, spread_of_grid, largest_of_grid, smallest_of_grid,
 )  # fmt: skip
 SCOPE = {function.__name__: function for function in _OFFERED}
 SCOPE["table"] = lambda name: make_tables.TABLES[name]()

@@ -65,15 +65,32 @@ def not_worse(name: str, a: str, b: str, label: str = "mean") -> bool:
     return bool(found[0]["p_not_worse"] < 0.05)
 
 
-def spread_of_grid(axis: str, name: str = "ablation-hippocampus-quick-8-labels") -> float:
-    """Largest less least Dice along one axis of the grid, averaged over the other."""
+GRID = "ablation-hippocampus-quick-8-labels"
+
+
+def grid_means(axis: str) -> dict[float, list[float]]:
+    """Dice of the students at each value of "temperature" or "alpha"."""
     found: dict[float, list[float]] = {}
-    for arm in study(name)["arms"]:
-        taught = study(name)["config"]["arms"][arm]["distillation"]
+    for arm in study(GRID)["arms"]:
+        taught = study(GRID)["config"]["arms"][arm]["distillation"]
         if taught is not None:
-            found.setdefault(taught[axis], []).append(average(name, arm))
-    means = [float(np.mean(values)) for values in found.values()]
+            found.setdefault(taught[axis], []).append(average(GRID, arm))
+    return found
+
+
+def spread_of_grid(axis: str) -> float:
+    """Largest less least Dice along one axis, averaged over the other."""
+    means = [float(np.mean(values)) for values in grid_means(axis).values()]
     return max(means) - min(means)
+
+
+def largest_of_grid(alpha: float) -> float:
+    return max(grid_means("alpha")[alpha])
+
+
+def smallest_of_grid(least: float) -> float:
+    """Of all with at least this alpha."""
+    return min(min(values) for alpha, values in grid_means("alpha").items() if alpha >= least)
 
 
 def false_finds(name: str, arm: str, label: str) -> str:
