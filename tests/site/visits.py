@@ -36,6 +36,12 @@ TOO_WIDE = """() => [...document.querySelectorAll("body *")]
   .slice(0, 3).map((e) => e.outerHTML.slice(0, 100))"""
 
 
+COVERED = """() => [...document.querySelectorAll(".katex-display .katex-tag")]
+  .filter((tag) => tag.previousElementSibling.getBoundingClientRect().right
+    > tag.lastElementChild.getBoundingClientRect().left)
+  .map((tag) => tag.textContent)"""
+
+
 @contextmanager
 def heard(page, site_url):
     """A list that what the page says and asks for is added to while it is open."""
@@ -70,6 +76,7 @@ def faults_of(page):
     """Raw TeX, overflow, and what the policy refused."""
     faults = [f"raw: {found[0]}" for found in RAW.finditer(page.evaluate(VISIBLE_TEXT))]
     faults += page.eval_on_selector_all(".katex-error", "all => all.map((e) => e.title)")
+    faults += [f"the number {tag} lies on its formula" for tag in page.evaluate(COVERED)]
     faults += page.evaluate("window.violations")
     width, screen = page.evaluate("[document.documentElement.scrollWidth, innerWidth]")
     if width > screen:
