@@ -21,6 +21,8 @@ PROJECT = nox.project.load_toml("pyproject.toml")
 EXAMPLES = sorted((ROOT / "examples").glob("0*.py"))
 MAIN_JOB = EXAMPLES[:5]
 QUIET = {"TF_CPP_MIN_LOG_LEVEL": "3", "PYTHONUNBUFFERED": "1"}
+# A process a core: the tests' time goes into building graphs, which one core does.
+PARALLEL = ("-n", "auto", "--dist", "loadfile")
 SITE = {"NO_MKDOCS_2_WARNING": "1", "KERAS_BACKEND": "jax", "PYTHONUNBUFFERED": "1"}
 
 if not (3, 11) <= sys.version_info[:2] <= (3, 13):
@@ -69,7 +71,7 @@ def example(session: nox.Session) -> None:
 def tests(session: nox.Session) -> None:
     """All tests, on the CPU, with TensorFlow."""
     install(session, "tensorflow", "figures", "export", groups=("test",))
-    session.run("pytest", *session.posargs, env=QUIET)
+    session.run("pytest", *PARALLEL, *session.posargs, env=QUIET)
 
 
 @nox.session(name="tests-jax")
@@ -99,7 +101,8 @@ def backend(session: nox.Session, name: str) -> None:
         "benchmark",
     )
     files = [f"tests/test_{part}.py" for part in names]
-    session.run("pytest", *files, *session.posargs, env={**QUIET, "KERAS_BACKEND": name})
+    env = {**QUIET, "KERAS_BACKEND": name}
+    session.run("pytest", *PARALLEL, *files, *session.posargs, env=env)
 
 
 @nox.session
