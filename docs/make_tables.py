@@ -7,6 +7,7 @@ nothing is written and the exit status says whether a table is stale.
 import re
 import sys
 from collections.abc import Callable
+from functools import lru_cache
 from pathlib import Path
 
 import numpy as np
@@ -73,18 +74,26 @@ def bench() -> str:
 
 def replication() -> str:
     """The runs that were made twice: on another backend and machine, from other weights."""
+    table = []
+    for (labels, arm), values in sorted(made_twice().items()):
+        cpu, gpu = np.mean(values, axis=0)
+        changes = [100 * (second - first) for first, second in values]
+        numbers = [f"{cpu:.3f}", f"{gpu:.3f}", f"{100 * (gpu - cpu):+.2f}"]
+        numbers.append(f"{min(changes):+.2f} … {max(changes):+.2f}")
+        table.append([str(labels), arm, str(len(values)), *numbers])
+    header = ["labels", "arm", "runs", "TensorFlow, CPU", "JAX, GPU", "difference in points"]
+    return markdown([*header, "of single runs"], table)
+
+
+@lru_cache
+def made_twice() -> dict[tuple[int, str], list[tuple[float, float]]]:
+    """Mean Dice of each such run on either machine, by number of labels and arm."""
     pairs: dict[tuple[int, str], list[tuple[float, float]]] = {}
     for path in sorted((RESULTS / "records-cpu").glob("*.json")):
         first, second = (read_json(p) for p in (path, RESULTS / "records" / path.name))
         both = mean_dice(first["per_case"]), mean_dice(second["per_case"])
         pairs.setdefault((len(first["split"]["labelled"]), first["arm"]), []).append(both)
-    table = []
-    for (labels, arm), values in sorted(pairs.items()):
-        cpu, gpu = np.mean(values, axis=0)
-        numbers = [f"{cpu:.3f}", f"{gpu:.3f}", f"{100 * (gpu - cpu):+.2f}"]
-        table.append([str(labels), arm, str(len(values)), *numbers])
-    header = ["labels", "arm", "runs", "TensorFlow, CPU", "JAX, GPU", "difference in points"]
-    return markdown(header, table)
+    return pairs
 
 
 def weights() -> str:

@@ -31,8 +31,10 @@ from studies import (  # noqa: E402
     excludes_zero,
     exists,
     false_finds,
+    largest_change,
     largest_of_grid,
     not_worse,
+    of_folds,
     points,
     row,
     smallest_of_grid,
@@ -155,7 +157,7 @@ def home_facts(prefix: str = "evidence-hippocampus-quick") -> str:
     few, *_, every = budgets(prefix)
     arms, cases = study(few)["arms"], len(study(few)["split"]["test"])
     ratio = arms["teacher"]["params"] / arms["student"]["params"]
-    left = 100 * (average(every, "baseline") - average(few, "student"))
+    left = across(few, "student", every, "baseline")
     seeds_, labels = len(arms["student"]["seeds"]), study(few)["config"]["num_labelled"]
     facts = [
         (
@@ -170,9 +172,9 @@ def home_facts(prefix: str = "evidence-hippocampus-quick") -> str:
             "parameters",
         ),
         (
-            f"{left:.1f} Dice points",
-            f"from the student with {labels} labels to the same network trained on all "
-            f"{study(every)['config']['num_labelled']}",
+            f"{100 * left['difference']:+.1f} Dice points".replace("-", "−"),
+            f"student with {labels} labels over the same network trained alone on all "
+            f"{study(every)['config']['num_labelled']}, 95 % interval {limits_of(left)}",
         ),
     ]
     boxes = (f"<div><p>{value}</p><p>{text}</p></div>" for value, text in facts)
@@ -180,8 +182,11 @@ def home_facts(prefix: str = "evidence-hippocampus-quick") -> str:
 
 
 def results_interval(name: str, a: str, b: str) -> str:
-    limits = tables.interval(row(name, a, b)["interval"], 100, "+.1f")
-    return limits.replace("-", "−")
+    return limits_of(row(name, a, b))
+
+
+def limits_of(found: Mapping[str, Any]) -> str:
+    return tables.interval(found["interval"], 100, "+.1f").replace("-", "−")
 
 
 def budget(prefix: str, label: str = "mean", *arms: str) -> str:
@@ -232,6 +237,7 @@ _OFFERED = (
     study, exists, budgets, dice, average, points, difference, excludes_zero, check, provenance,
     arms, comparisons, equivalences, seeds, beliefs, budget, home_facts, thousand, false_finds,
     row, across, told, not_worse, grid, spread_of_grid, largest_of_grid, smallest_of_grid,
+    of_folds, largest_change,
 )  # fmt: skip
 SCOPE = {function.__name__: function for function in _OFFERED}
 SCOPE["table"] = lambda name: make_tables.TABLES[name]()

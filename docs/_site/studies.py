@@ -55,6 +55,22 @@ def across(few: str, a: str, every: str, b: str) -> dict[str, Any]:
     return compare(both, "a", "b") | {"equivalence": equivalence(both, "a", "b", 0.01)}
 
 
+def of_folds(name: str, a: str, b: str) -> str:
+    """A − b in Dice points of each fold."""
+    one, other = (per_case(study(name), arm, "mean", "dice") for arm in (a, b))
+    folds = [
+        100 * np.mean([one[c] - other[c] for c in fold["test"]])
+        for fold in study(name)["split"]["folds"]
+    ]
+    return ", ".join(f"{value:+.2f}" for value in folds).replace("-", "−")
+
+
+def largest_change() -> float:
+    """Of a run that was made twice, in Dice points."""
+    runs = [run for values in make_tables.made_twice().values() for run in values]
+    return max(100 * abs(first - second) for first, second in runs)
+
+
 def not_worse(name: str, a: str, b: str, label: str = "mean") -> bool:
     """Whether a is non-inferior to b by the test in the file."""
     found = [
@@ -84,8 +100,10 @@ def spread_of_grid(axis: str) -> float:
     return max(means) - min(means)
 
 
-def largest_of_grid(alpha: float) -> float:
-    return max(grid_means("alpha")[alpha])
+def largest_of_grid(least: float, most: float | None = None) -> float:
+    """Of all whose alpha lies between; of one alpha, if only that is given."""
+    most = least if most is None else most
+    return max(max(v) for alpha, v in grid_means("alpha").items() if least <= alpha <= most)
 
 
 def smallest_of_grid(least: float) -> float:
