@@ -206,7 +206,7 @@ def _write_litert(
             [_filled(batch[i : i + size], size)] for i in range(0, len(batch), size)
         )
     network.export(
-        path, format="litert", input_signature=_signature(shape), verbose=False, **options
+        str(path), format="litert", input_signature=_signature(shape), verbose=False, **options
     )
 
 
