@@ -34,6 +34,7 @@ def few_steps():
         x, mask = batches[0]
         soft = np.log(rng.dirichlet([1, 1, 1], mask.shape)).astype("float32")
         y = {"mask": mask, "soft_targets": soft}
+        distiller.reset_metrics()  # older Keras reports the mean of all steps so far
         losses.append(float(distiller.train_on_batch(x, y, return_dict=True)["loss"]))
     return losses, [np.asarray(keras.ops.convert_to_numpy(w)) for w in student.trainable_variables]
 
