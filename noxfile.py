@@ -17,6 +17,8 @@ nox.options.error_on_missing_interpreters = True
 nox.options.reuse_existing_virtualenvs = True
 
 ROOT = Path(__file__).parent
+NEWEST = ("-c", "constraints.txt")
+OLDEST = ("--resolution", "lowest-direct")  # uv alone can do that
 PROJECT = nox.project.load_toml("pyproject.toml")
 EXAMPLES = sorted((ROOT / "examples").glob("0*.py"))
 MAIN_JOB = EXAMPLES[:5]
@@ -32,14 +34,19 @@ if not (3, 11) <= sys.version_info[:2] <= (3, 13):
     )
 
 
-def install(session: nox.Session, *extras: str, groups: tuple[str, ...] = ()) -> None:
-    """Kdcore with extras and dependency groups, at the versions of constraints.txt.
+def install(
+    session: nox.Session,
+    *extras: str,
+    groups: tuple[str, ...] = (),
+    versions: tuple[str, str] = NEWEST,
+) -> None:
+    """Kdcore with extras and dependency groups, at the newest or the oldest versions.
 
     Skipped where nothing changed since the last time, so that a session runs without network.
     """
     package = f".[{','.join(extras)}]" if extras else "."
     requirements = nox.project.dependency_groups(PROJECT, *groups) if groups else ()
-    arguments = ("-c", "constraints.txt", "-e", package, *requirements)
+    arguments = (*versions, "-e", package, *requirements)
     files = [(ROOT / name).read_bytes() for name in ("pyproject.toml", "constraints.txt")]
     wanted = hashlib.sha256(repr((arguments, files)).encode()).hexdigest()
     stamp = Path(session.virtualenv.location) / "installed.sha256"
@@ -72,6 +79,13 @@ def tests(session: nox.Session) -> None:
     """All tests, on the CPU, with TensorFlow."""
     install(session, "tensorflow", "figures", "export", groups=("test",))
     session.run("pytest", *PARALLEL, *session.posargs, env=QUIET)
+
+
+@nox.session(name="tests-oldest", python="3.11", venv_backend="uv")
+def tests_oldest(session: nox.Session) -> None:
+    """All tests at the lower bounds of pyproject.toml; needs uv: `pip install 'nox[uv]'`."""
+    install(session, "tensorflow", "figures", "export", groups=("test",), versions=OLDEST)
+    session.run("pytest", *session.posargs, env=QUIET)
 
 
 @nox.session(name="tests-jax")
