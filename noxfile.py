@@ -85,7 +85,7 @@ def tests(session: nox.Session) -> None:
 def tests_oldest(session: nox.Session) -> None:
     """All tests at the lower bounds of pyproject.toml; needs uv: `pip install 'nox[uv]'`."""
     install(session, "tensorflow", "figures", "export", groups=("test",), versions=OLDEST)
-    session.run("pytest", *session.posargs, env=QUIET)
+    session.run("pytest", *PARALLEL, *session.posargs, env=QUIET)
 
 
 @nox.session(name="tests-jax")
