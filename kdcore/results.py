@@ -76,7 +76,9 @@ def collect(
 def _origin(records: Sequence[Mapping[str, Any]]) -> dict[str, Any]:
     """Where the runs were made; of unlike machines, where they are put together."""
     here, first = provenance(), records[0]
-    alike = all(one.get(key) == first.get(key) for one in records for key in ("hardware", "backend"))
+    alike = all(
+        one.get(key) == first.get(key) for one in records for key in ("hardware", "backend")
+    )
     return {key: first[key] for key in here} if alike and set(here) <= set(first) else here
 
 
