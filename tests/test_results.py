@@ -139,6 +139,26 @@ def test_folds_are_put_together(tmp_path):
     assert [fold["test"] for fold in both["split"]["folds"]] == [first["split"]["test"], [*renamed]]
 
 
+def test_grid_of_temperature_and_alpha():
+    def student(T, alpha, dice):
+        entry = {"case": {"0": {"1": {"dice": dice}}}}
+        return {"seeds": [0], "per_case": entry}, {
+            "distillation": {"temperature": T, "alpha": alpha}
+        }
+
+    arms = {"a": student(1.0, 0.5, 0.8), "b": student(2.0, 0.5, 0.9), "c": student(2.0, 1.0, 0.7)}
+    grid = {
+        "arms": {name: arm for name, (arm, _) in arms.items()},
+        "config": {"arms": {name: settings for name, (_, settings) in arms.items()}},
+    }
+    lines = [line.split() for line in tables.grid_table(grid).splitlines()]
+    assert lines[0] == ["|", "T", "|", "alpha", "0.5", "|", "alpha", "1", "|"]
+    assert lines[2:] == [
+        ["|", "1", "|", "0.800", "|", "–", "|"],
+        ["|", "2", "|", "0.900", "|", "0.700", "|"],
+    ]
+
+
 def test_broken_results_files_are_named(tmp_path):
     path = tmp_path / "r.json"
     path.write_text('{"study": "x", "arms"')

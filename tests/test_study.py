@@ -127,6 +127,16 @@ def test_several_workers_share_the_work(msd_folder, tmp_path, capfd):
     capfd.readouterr()
 
 
+def test_each_fold_is_trained_and_all_are_summed_up_together(msd_folder, tmp_path):
+    options = ["--study", "cross-validation", "--tier", "smoke", "--data-dir", str(msd_folder)]
+    options += ["--budgets", "2", "--seeds", "1", "--runs", str(tmp_path)]
+    [(_, jobs)] = study._by_budget(list(study._stages(study._parse(options))))
+    assert len(jobs) == len({job.path for job in jobs}) == len({job.name for job in jobs}) == 15
+    assert len({job.group for job in jobs}) == 5
+    teachers = [job.experiment.split.test for job in jobs if job.arm == "teacher"]
+    assert len(set(sum(teachers, ()))) == sum(map(len, teachers)) == 10
+
+
 def test_a_failing_worker_is_not_passed_over(tmp_path):
     options = ["--data", "hippocampus", "--tier", "smoke", "--data-dir", str(tmp_path / "none")]
     with pytest.raises(SystemExit, match="A worker failed"):
