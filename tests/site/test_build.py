@@ -17,8 +17,7 @@ def project(tmp_path_factory):
     for part in PARTS:
         source = ROOT / part
         if source.is_dir():
-            ignored = shutil.ignore_patterns("__pycache__", "records")
-            shutil.copytree(source, folder / part, ignore=ignored)
+            shutil.copytree(source, folder / part, ignore=shutil.ignore_patterns("__pycache__"))
         else:
             shutil.copy(source, folder / part)
     if (ROOT / ".cache").is_dir():
