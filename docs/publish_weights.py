@@ -10,12 +10,11 @@ from pathlib import Path
 import keras
 
 from kdcore.files import file_digest, replacing, write_json
-from kdcore.metrics import mean_dice
-from kdcore.results import load_results
+from kdcore.published import published_results
+from kdcore.results import dice_of_seeds
 from kdcore.runs import weights_digest
 
-DOCS = Path(__file__).parent
-FOLDER = DOCS / "weights"
+FOLDER = Path(__file__).parent / "weights"
 ARMS = ("teacher", "student", "baseline")
 STUDY, LABELS = "hippocampus-quick", (8, 120)
 
@@ -27,7 +26,8 @@ def main() -> int:
         networks[weights_digest(network)] = network
     index = {}
     for labels in LABELS:
-        study = load_results(DOCS / f"results/evidence-{STUDY}-{labels}-labels.json")
+        study = published_results(STUDY, labels)
+        assert study is not None
         for arm in ARMS:
             run = study["arms"][arm]["runs"]["0"]
             if run["model_digest"] not in networks:
@@ -36,12 +36,11 @@ def main() -> int:
             network = networks[run["model_digest"]]
             with replacing(FOLDER / name) as temporary:
                 network.save(temporary)
-            per_case = {k: v["0"] for k, v in study["arms"][arm]["per_case"].items()}
             index[name] = {
                 "arm": arm,
                 "labels": labels,
                 "params": network.count_params(),
-                "test_dice": round(mean_dice(per_case), 6),
+                "test_dice": round(dice_of_seeds(study["arms"][arm])[0], 6),
                 "file_digest": file_digest(FOLDER / name),
                 **{key: run[key] for key in ("model_digest", "commit", "backend", "hardware")},
             }

@@ -94,8 +94,9 @@ def _split_of(records: Sequence[Mapping[str, Any]]) -> dict[str, Any]:
     tested = [case_id for test in folds for case_id in test]
     if len(set(tested)) != len(tested) or any(own != set(folds) for own in of_arm.values()):
         raise ValueError("The runs were tested on different cases, so they cannot be compared.")
-    first, *others = folds.values()
-    return {"test": sorted(tested), "folds": [first, *others]} if others else first
+    if len(folds) == 1:
+        return folds[tuple(tested)]
+    return {"test": sorted(tested), "folds": list(folds.values())}
 
 
 def save_results(results: Mapping[str, Any], path: str | Path) -> Path:

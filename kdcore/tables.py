@@ -167,17 +167,23 @@ def seed_table(results: Mapping[str, Any], label: str = MEAN) -> str:
     return markdown(["seed", *arms], rows)
 
 
-def grid_table(results: Mapping[str, Any], label: str = MEAN) -> str:
-    """A Markdown table of the Dice at each temperature (rows) and alpha (columns)."""
+def grid(results: Mapping[str, Any], label: str = MEAN) -> dict[tuple[float, float], float]:
+    """Mean Dice of the students, `[temperature, alpha]`."""
     cells = {}
     for name in results["arms"]:
         taught = results["config"]["arms"][name]["distillation"]
         if taught is not None:
             value = mean_over_cases(results, name, label, "dice")
-            cells[taught["temperature"], taught["alpha"]] = f"{value:.3f}"
+            cells[taught["temperature"], taught["alpha"]] = value
+    return cells
+
+
+def grid_table(results: Mapping[str, Any], label: str = MEAN) -> str:
+    """A Markdown table of the Dice at each temperature (rows) and alpha (columns)."""
+    cells = grid(results, label)
     alphas = sorted({alpha for _, alpha in cells})
     rows = [
-        [f"{T:g}", *(cells.get((T, alpha), "–") for alpha in alphas)]
+        [f"{T:g}", *(_number(cells.get((T, alpha)), ".3f") for alpha in alphas)]
         for T in sorted({T for T, _ in cells})
     ]
     return markdown(["T", *(f"alpha {alpha:g}" for alpha in alphas)], rows)

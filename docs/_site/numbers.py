@@ -31,14 +31,13 @@ from studies import (  # noqa: E402
     excludes_zero,
     exists,
     false_finds,
+    grid_dice,
     largest_change,
-    largest_of_grid,
     not_worse,
     of_folds,
     points,
     row,
-    smallest_of_grid,
-    spread_of_grid,
+    spread_of_temperature,
     study,
 )
 
@@ -59,7 +58,8 @@ PAGE = Environment(
 
 
 def on_pre_build(config: MkDocsConfig) -> None:
-    study.cache_clear()
+    for cached in (study, across, make_tables.made_twice):
+        cached.cache_clear()
     for page in make_tables.PAGES:
         text = page.read_text("utf-8")
         if make_tables.filled(text) != text:
@@ -163,12 +163,12 @@ def home_facts(prefix: str = "evidence-hippocampus-quick") -> str:
         (
             f"{points(few, 'student', 'baseline'):+.1f} Dice points",
             f"student over baseline with {labels} labelled volumes, 95 % interval "
-            f"{results_interval(few, 'student', 'baseline')}; {cases} test volumes, {seeds_} seeds",
+            f"{limits_of(row(few, 'student', 'baseline'))}; {cases} test volumes, {seeds_} seeds",
         ),
         (
             f"{points(few, 'student', 'teacher'):+.1f} Dice points".replace("-", "−"),
             "student over its teacher, 95 % interval "
-            f"{results_interval(few, 'student', 'teacher')}, with {ratio:.0f} times fewer "
+            f"{limits_of(row(few, 'student', 'teacher'))}, with {ratio:.0f} times fewer "
             "parameters",
         ),
         (
@@ -179,10 +179,6 @@ def home_facts(prefix: str = "evidence-hippocampus-quick") -> str:
     ]
     boxes = (f"<div><p>{value}</p><p>{text}</p></div>" for value, text in facts)
     return f'<div class="kd-facts">{"".join(boxes)}</div>'
-
-
-def results_interval(name: str, a: str, b: str) -> str:
-    return limits_of(row(name, a, b))
 
 
 def limits_of(found: Mapping[str, Any]) -> str:
@@ -236,8 +232,8 @@ PLOTS = {
 _OFFERED = (
     study, exists, budgets, dice, average, points, difference, excludes_zero, check, provenance,
     arms, comparisons, equivalences, seeds, beliefs, budget, home_facts, thousand, false_finds,
-    row, across, told, not_worse, grid, spread_of_grid, largest_of_grid, smallest_of_grid,
-    of_folds, largest_change,
+    row, across, told, not_worse, grid, grid_dice, spread_of_temperature, of_folds,
+    largest_change,
 )  # fmt: skip
 SCOPE = {function.__name__: function for function in _OFFERED}
 SCOPE["table"] = lambda name: make_tables.TABLES[name]()

@@ -6,7 +6,7 @@ from typing import Any
 import make_tables
 import numpy as np
 
-from kdcore import results
+from kdcore import results, tables
 from kdcore.statistics import compare, equivalence, per_case
 
 
@@ -27,16 +27,17 @@ def budgets(prefix: str) -> list[str]:
 
 
 def average(name: str, arm: str, label: str = "mean", metric: str = "dice") -> float:
-    values = np.array(list(per_case(study(name), arm, label, metric).values()), dtype=float)
-    return float(np.nanmean(values))
+    return results.mean_over_cases(study(name), arm, label, metric)
 
 
-def row(name: str, a: str, b: str, label: str = "mean") -> dict[str, Any]:
-    """The comparison a − b as it stands in the file."""
-    for found in study(name)["comparisons"]:
+def row(
+    name: str, a: str, b: str, label: str = "mean", among: str = "comparisons"
+) -> dict[str, Any]:
+    """The comparison a − b as it stands in the file, or what `among` says of the two."""
+    for found in study(name)[among]:
         if (found["a"], found["b"], found["label"]) == (a, b, label):
             return found
-    raise LookupError(f"{name}.json compares no {a} with {b} in {label}.")
+    raise LookupError(f"{name}.json has no {a} − {b} in {label} among its {among}.")
 
 
 def points(name: str, a: str, b: str, label: str = "mean") -> float:
@@ -49,20 +50,18 @@ def excludes_zero(name: str, a: str, b: str, label: str = "mean") -> bool:
     return low > 0 or high < 0
 
 
+@lru_cache
 def across(few: str, a: str, every: str, b: str) -> dict[str, Any]:
     """Arm a of one file compared with arm b of another that has the same test cases."""
     both = {"arms": {"a": study(few)["arms"][a], "b": study(every)["arms"][b]}}
     return compare(both, "a", "b") | {"equivalence": equivalence(both, "a", "b", 0.01)}
 
 
-def of_folds(name: str, a: str, b: str) -> str:
+def of_folds(name: str, a: str, b: str) -> list[float]:
     """A − b in Dice points of each fold."""
     one, other = (per_case(study(name), arm, "mean", "dice") for arm in (a, b))
-    folds = [
-        100 * np.mean([one[c] - other[c] for c in fold["test"]])
-        for fold in study(name)["split"]["folds"]
-    ]
-    return ", ".join(f"{value:+.2f}" for value in folds).replace("-", "−")
+    folds = study(name)["split"]["folds"]
+    return [100 * float(np.mean([one[c] - other[c] for c in fold["test"]])) for fold in folds]
 
 
 def largest_change() -> float:
@@ -73,42 +72,23 @@ def largest_change() -> float:
 
 def not_worse(name: str, a: str, b: str, label: str = "mean") -> bool:
     """Whether a is non-inferior to b by the test in the file."""
-    found = [
-        row
-        for row in study(name)["equivalence"]
-        if (row["a"], row["b"], row["label"]) == (a, b, label)
-    ]
-    return bool(found[0]["p_not_worse"] < 0.05)
+    return bool(row(name, a, b, label, "equivalence")["p_not_worse"] < 0.05)
 
 
 GRID = "ablation-hippocampus-quick-8-labels"
 
 
-def grid_means(axis: str) -> dict[float, list[float]]:
-    """Dice of the students at each value of "temperature" or "alpha"."""
-    found: dict[float, list[float]] = {}
-    for arm in study(GRID)["arms"]:
-        taught = study(GRID)["config"]["arms"][arm]["distillation"]
-        if taught is not None:
-            found.setdefault(taught[axis], []).append(average(GRID, arm))
-    return found
+def grid_dice(least: float, most: float = 1.0) -> list[float]:
+    """Of the cells of the grid whose alpha lies between."""
+    cells = tables.grid(study(GRID))
+    return [dice for (_, alpha), dice in cells.items() if least <= alpha <= most]
 
 
-def spread_of_grid(axis: str) -> float:
-    """Largest less least Dice along one axis, averaged over the other."""
-    means = [float(np.mean(values)) for values in grid_means(axis).values()]
-    return max(means) - min(means)
-
-
-def largest_of_grid(least: float, most: float | None = None) -> float:
-    """Of all whose alpha lies between; of one alpha, if only that is given."""
-    most = least if most is None else most
-    return max(max(v) for alpha, v in grid_means("alpha").items() if least <= alpha <= most)
-
-
-def smallest_of_grid(least: float) -> float:
-    """Of all with at least this alpha."""
-    return min(min(values) for alpha, values in grid_means("alpha").items() if alpha >= least)
+def spread_of_temperature() -> float:
+    """Largest less least Dice over the temperatures, averaged over alpha."""
+    cells = tables.grid(study(GRID))
+    means = [np.mean([v for (T, _), v in cells.items() if each == T]) for each, _ in cells]
+    return float(max(means) - min(means))
 
 
 def false_finds(name: str, arm: str, label: str) -> str:
