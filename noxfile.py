@@ -166,7 +166,7 @@ def publish(session: nox.Session) -> None:
 def site_tests(session: nox.Session) -> None:
     """The built site in a real Chromium; needs Chromium, and Node for Lighthouse and links."""
     install(session, "figures", groups=("docs", "site"))
-    session.run("pytest", "tests/site", *session.posargs, env=SITE)
+    session.run("pytest", *PARALLEL, "--timeout=180", "tests/site", *session.posargs, env=SITE)
 
 
 @nox.session

@@ -19,7 +19,7 @@ def test_full_marks(path, site_folder, site_url, chromium, tmp_path):
     command += [f"--output-path={out}", "--only-categories=accessibility,best-practices"]
     command += ["--chrome-flags=--headless=new --no-sandbox --disable-gpu"]
     environment = {**os.environ, "CHROME_PATH": chromium}
-    done = subprocess.run(command, env=environment, capture_output=True, text=True, timeout=300)
+    done = subprocess.run(command, env=environment, capture_output=True, text=True, timeout=150)
     assert out.exists(), done.stderr[-2000:]
     report = json.loads(out.read_text())
     failed = {

@@ -19,18 +19,12 @@ MODES = {
 
 
 @pytest.fixture(scope="module", params=MODES)
-def context(request, browser, site_folder):
+def page(request, browser, site_folder):
+    """One tab for all: to open one costs more than a visit."""
     context = browser.new_context(**MODES[request.param], reduced_motion="reduce")
     context.add_init_script(WATCH)
-    yield context
+    yield context.new_page()
     context.close()
-
-
-@pytest.fixture
-def page(context):
-    page = context.new_page()
-    yield page
-    page.close()
 
 
 @pytest.mark.parametrize("path", PAGES)

@@ -10,14 +10,19 @@ document.addEventListener("securitypolicyviolation",
   ({violatedDirective, blockedURI, sample}) =>
     window.violations.push(`${violatedDirective} ${blockedURI} ${sample}`));
 """
-# What loads when it comes into view does so here.
+# What loads when it comes into view does so here. A busy machine may draw no frame for long, and
+# `evaluate` waits for ever.
 SCROLL = """async () => {
+  const drawn = () => new Promise((done) => {
+    requestAnimationFrame(done);
+    setTimeout(done, 250);
+  });
   for (let y = 0; y < document.body.scrollHeight; y += innerHeight) {
     scrollTo({top: y, behavior: "instant"});
-    await new Promise(requestAnimationFrame);
+    await drawn();
   }
   scrollTo({top: 0, behavior: "instant"});
-  await new Promise(requestAnimationFrame);
+  await drawn();
 }"""
 VISIBLE_TEXT = """() => {
   const walker = document.createTreeWalker(document.body, NodeFilter.SHOW_TEXT);
@@ -44,13 +49,21 @@ COVERED = """() => [...document.querySelectorAll(".katex-display .katex-tag")]
 
 @contextmanager
 def heard(page, site_url):
-    """A list that what the page says and asks for is added to while it is open."""
+    """A list that what the page says and asks for is added to until the end."""
     faults, origin = [], site_url.split("/kdcore")[0]
-    page.on("console", lambda m: m.type in ("error", "warning") and faults.append(m.text))
-    page.on("pageerror", lambda error: faults.append(f"error: {error}"))
-    page.on("request", lambda r: is_outside(r.url, origin) and faults.append(f"asks {r.url}"))
-    page.on("response", lambda r: r.status >= 400 and faults.append(f"{r.status} {r.url}"))
-    yield faults
+    listeners = {
+        "console": lambda m: m.type in ("error", "warning") and faults.append(m.text),
+        "pageerror": lambda error: faults.append(f"error: {error}"),
+        "request": lambda r: is_outside(r.url, origin) and faults.append(f"asks {r.url}"),
+        "response": lambda r: r.status >= 400 and faults.append(f"{r.status} {r.url}"),
+    }
+    for event, listener in listeners.items():
+        page.on(event, listener)
+    try:
+        yield faults
+    finally:
+        for event, listener in listeners.items():
+            page.remove_listener(event, listener)
 
 
 def is_outside(url, origin):

@@ -50,7 +50,8 @@ def _jobs(folder: Path, seeds: range) -> Iterator[study.Job]:
     small = {name: replace(arm, steps=2, filters=2) for name, arm in smoke.arms.items()}
     arms = {name: small[name] for name in ("teacher", "student")}
     arms |= {f"baseline-{n}": replace(small["baseline"], member=n) for n in range(6)}
-    base = Experiment(replace(smoke, arms=arms, num_cases=8), "long", folder / "runs")
+    few = replace(smoke, arms=arms, num_cases=5, num_validation=1, num_test=1)
+    base = Experiment(few, "long", folder / "runs")
     for seed in seeds:
         experiment = base.with_seed(seed)
         yield from (study.Job(experiment, arm, folder / "records") for arm in arms)
