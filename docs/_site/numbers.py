@@ -29,7 +29,6 @@ from studies import (  # noqa: E402
     average,
     budgets,
     excludes_zero,
-    exists,
     false_finds,
     grid_dice,
     largest_change,
@@ -230,7 +229,7 @@ PLOTS = {
     ),
 }
 _OFFERED = (
-    study, exists, budgets, dice, average, points, difference, excludes_zero, check, provenance,
+    study, budgets, dice, average, points, difference, excludes_zero, check, provenance,
     arms, comparisons, equivalences, seeds, beliefs, budget, home_facts, thousand, false_finds,
     row, across, told, not_worse, grid, grid_dice, spread_of_temperature, of_folds,
     largest_change,

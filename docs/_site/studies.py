@@ -16,10 +16,6 @@ def study(name: str) -> dict[str, Any]:
     return results.load_results(make_tables.RESULTS / f"{name}.json")
 
 
-def exists(name: str) -> bool:
-    return (make_tables.RESULTS / f"{name}.json").is_file()
-
-
 def budgets(prefix: str) -> list[str]:
     """The studies `prefix`-N-labels that are there, fewest labels first."""
     found = make_tables.RESULTS.glob(f"{prefix}-*-labels.json")
