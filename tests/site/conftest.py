@@ -16,6 +16,12 @@ ROOT = Path(__file__).parents[2]
 SUB_PATH = "/kdcore/"
 AXE = "4.14.1"
 AXE_SHA256 = "e6b0ce02b84d892e2e33e403485e7f3d6c29e2be6df65daf44d89ba564139745"
+FLAGS = [
+    "--no-sandbox",
+    "--disable-gpu",
+    "--disable-gpu-compositing",
+    "--disable-software-rasterizer",
+]
 BROWSERS = ("chromium", "chromium-browser", "google-chrome")
 
 
@@ -115,15 +121,19 @@ def playwrights_own():
 
 
 @pytest.fixture(scope="session")
-def browser(chromium):
+def launch(chromium):
+    """Starts a browser, without OpenGL, for which a page seems to wait for ever at times."""
     from playwright.sync_api import sync_playwright
 
     with sync_playwright() as playwright:
-        browser = playwright.chromium.launch(
-            executable_path=chromium, args=["--no-sandbox", "--disable-gpu"]
-        )
-        yield browser
-        browser.close()
+        yield lambda: playwright.chromium.launch(executable_path=chromium, args=FLAGS)
+
+
+@pytest.fixture(scope="session")
+def browser(launch):
+    browser = launch()
+    yield browser
+    browser.close()
 
 
 @pytest.fixture

@@ -1,6 +1,7 @@
 """One visit to a page, and everything that was wrong with it."""
 
 import re
+import signal
 import time
 from contextlib import contextmanager
 
@@ -68,6 +69,22 @@ def heard(page, site_url):
 
 def is_outside(url, origin):
     return not url.startswith((f"{origin}/kdcore/", f"blob:{origin}", "data:"))
+
+
+@contextmanager
+def at_most(seconds):
+    """TimeoutError after them: `evaluate` knows no limit."""
+
+    def late(*_):
+        raise TimeoutError(f"no answer within {seconds} s")
+
+    before = signal.signal(signal.SIGALRM, late)
+    left = signal.setitimer(signal.ITIMER_REAL, seconds)
+    try:
+        yield
+    finally:
+        signal.setitimer(signal.ITIMER_REAL, *left)
+        signal.signal(signal.SIGALRM, before)
 
 
 def settle(page):
