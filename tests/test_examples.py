@@ -4,7 +4,6 @@ import runpy
 from pathlib import Path
 
 import keras
-import matplotlib
 import pytest
 from conftest import make_brain, write_brats
 
@@ -15,11 +14,6 @@ from kdcore.results import load_results
 EXAMPLES = sorted((Path(__file__).parent.parent / "examples").glob("0*.py"))
 MAIN_JOB = EXAMPLES[:5]
 SECTION = "# %%"
-
-
-@pytest.fixture(scope="module", autouse=True)
-def no_windows():
-    matplotlib.use("Agg")
 
 
 @pytest.fixture(scope="module")

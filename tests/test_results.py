@@ -195,9 +195,6 @@ def test_macs_need_sizes():
 
 
 def test_figures_are_drawn(cases, tmp_path):
-    import matplotlib
-
-    matplotlib.use("Agg")
     case = cases[0]
     log_p = np.log(np.full((*case.mask.shape, 3), 1 / 3))
     drawn = {
