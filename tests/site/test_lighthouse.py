@@ -6,6 +6,7 @@ import shutil
 import subprocess
 
 import pytest
+from conftest import FLAGS
 
 LIGHTHOUSE = "lighthouse@13.5.0"
 
@@ -17,7 +18,7 @@ def test_full_marks(path, site_folder, site_url, chromium, tmp_path):
     out = tmp_path / "report.json"
     command = ["npx", "--yes", LIGHTHOUSE, site_url + path, "--quiet", "--output=json"]
     command += [f"--output-path={out}", "--only-categories=accessibility,best-practices"]
-    command += ["--chrome-flags=--headless=new --no-sandbox --disable-gpu"]
+    command += [f"--chrome-flags=--headless=new {' '.join(FLAGS)}"]
     environment = {**os.environ, "CHROME_PATH": chromium}
     done = subprocess.run(command, env=environment, capture_output=True, text=True, timeout=150)
     assert out.exists(), done.stderr[-2000:]
