@@ -15,9 +15,10 @@ PROGRAM = Path(__file__).parent / "torture" / "run.py"
 
 @pytest.fixture(scope="module")
 def told(tmp_path_factory):
-    """One part in its short form, as a user starts it; `nox -s torture` does them all."""
+    """The short form of the parts that train little, as a user starts it."""
     out = tmp_path_factory.mktemp("torture") / "counts.json"
-    command = [sys.executable, str(PROGRAM), "--short", "--parts", "kills", "--out", str(out)]
+    parts = ["--parts", "kills", "two_at_once"]
+    command = [sys.executable, str(PROGRAM), "--short", *parts, "--out", str(out)]
     done = subprocess.run(command, capture_output=True, text=True, timeout=900)
     assert done.returncode == 0, done.stdout[-3000:] + done.stderr[-3000:]
     return json.loads(out.read_text())
@@ -28,7 +29,7 @@ def test_everything_held(told):
     assert told["columns"] == ["what was done", "times", "as it must be", "measured"]
     assert all(tried == held for tried, held, _ in counts.values())
     killed = sum(int(tried) for what, (tried, *_) in counts.items() if what.startswith("kill -9"))
-    assert killed == 8
+    assert killed == 8 and int(counts["two processes at once"][0]) == 3
     assert {"versions", "hardware", "commit", "seed", "seconds"} <= set(told)
 
 
