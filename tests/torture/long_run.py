@@ -23,6 +23,7 @@ MOST_OBJECTS = 1.0
 def main(short: bool, seed: int, folder: Path) -> list[Count]:
     """200 runs; 8 in the short form, which are too few to say much about memory."""
     runs, memory, objects, files = Count("smoke runs in one process"), [], [], []
+    gc.freeze()  # what the imports made is not looked through after each run
     with coarse(folder / "cache"):
         for number, job in enumerate(islice(_jobs(folder, seed), 8 if short else 200)):
             study.work([job])

@@ -40,29 +40,30 @@ def main(short: bool, seed: int, folder: Path) -> list[Count]:
     gone = Count("the data removed, after and during reading")
     jobs = {"training": do_training, "simulating": do_simulation}
     jobs |= {} if short else {"study": do_study, "main": do_main_job}
+    whole = {job: folder / f"undisturbed-{name}" for name, job in jobs.items()}
     for name, job in jobs.items():
-        crowd.add(two_at_once(job, folder / name))
+        alone = fork(lambda job=job: job(whole[job]), folder / f"{name}.log").unless_well()
+        crowd.add(alone + two_at_once(job, folder / name, whole[job]))
     crowd.add(two_downloads(folder / "download"))
-    full_disk(do_training, folder / "small", (300, 2_000, 40_000), disk)
+    full_disk(do_training, folder / "small", whole[do_training], (300, 2_000, 40_000), disk)
     rights.add(shown_from_a_read_only_folder(folder / "shown"))
     rights.add(nothing_new_in_a_read_only_folder(folder / "new"))
     if short:
         return [crowd, disk, rights]
-    full_disk(do_study, folder / "large", (1_000, 20_000, 60_000), disk)
-    clock.add(clock_back(folder / "clock"))
+    full_disk(do_study, folder / "large", whole[do_study], (1_000, 20_000, 60_000), disk)
+    clock.add(clock_back(folder / "clock", whole[do_study]))
     gone.add(data_gone_after_reading(folder / "gone"))
     gone.add(data_gone_during_reading(folder / "going"))
     return [crowd, disk, rights, clock, gone]
 
 
-def two_at_once(job: Job, folder: Path) -> str:
+def two_at_once(job: Job, folder: Path, whole: Path) -> str:
     """Both end well, with the results of one alone; the study trains no arm twice."""
-    problem = fork(lambda: job(folder / "alone"), folder / "alone.log").unless_well()
     pair = [fork(lambda: job(folder / "shared"), folder / f"{n}.log") for n in ("one", "two")]
-    problem += "".join(child.unless_well(600) for child in pair)
+    problem = "".join(child.unless_well(600) for child in pair)
     trained = [line for child in pair for line in re.findall(r"(.*): validation Dice", child.said)]
     problem += unless(len(trained) == len(set(trained)), f"trained twice: {trained}")
-    return problem + other_outcome(folder / "alone", folder / "shared")
+    return problem + other_outcome(whole, folder / "shared")
 
 
 def other_outcome(expected: Path, received: Path) -> str:
@@ -81,10 +82,8 @@ def two_downloads(folder: Path) -> str:
     return problem + unless(requests_of(served) == 1, f"{requests_of(served)} downloads")
 
 
-def full_disk(job: Job, folder: Path, sizes: tuple[int, ...], count: Count) -> None:
+def full_disk(job: Job, folder: Path, whole: Path, sizes: tuple[int, ...], count: Count) -> None:
     """No file can grow beyond so many bytes: that is said; later the work goes on."""
-    whole = folder / "whole"
-    count.failures += [p for p in [fork(lambda: job(whole), folder / "w.log").unless_well()] if p]
     for size in sizes:
         place = folder / str(size)
 
@@ -152,10 +151,9 @@ def _read_only(folder: Path) -> Iterator[None]:
         path.chmod(0o755 if path.is_dir() else 0o644)
 
 
-def clock_back(folder: Path) -> str:
+def clock_back(folder: Path, whole: Path) -> str:
     """Half the work is done, all its files are of the future, and the clock runs backwards."""
-    whole, place = folder / "whole", folder / "broken"
-    problem = fork(lambda: do_study(whole), folder / "whole.log").unless_well()
+    place = folder / "broken"
     first = fork(lambda: do_study(place), folder / "first.log")
     while first.poll() is None and not list(place.glob("runs/*/*/result.json")):
         time.sleep(0.01)
@@ -168,7 +166,7 @@ def clock_back(folder: Path) -> str:
         with mock.patch("time.time", lambda: now - 60 * (time.monotonic() - started)):
             do_study(place)
 
-    problem += fork(backwards, folder / "after.log").unless_well()
+    problem = fork(backwards, folder / "after.log").unless_well()
     return problem + other_outcome(whole, place)
 
 
