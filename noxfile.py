@@ -25,6 +25,7 @@ MAIN_JOB = EXAMPLES[:5]
 QUIET = {"TF_CPP_MIN_LOG_LEVEL": "3", "PYTHONUNBUFFERED": "1"}
 # A process a core: the tests' time goes into building graphs, which one core does.
 PARALLEL = ("-n", "auto", "--dist", "loadfile")
+UNIT_TESTS = ("-m", "not job")
 SITE = {"NO_MKDOCS_2_WARNING": "1", "KERAS_BACKEND": "jax", "PYTHONUNBUFFERED": "1"}
 
 if not (3, 11) <= sys.version_info[:2] <= (3, 13):
@@ -76,9 +77,9 @@ def example(session: nox.Session) -> None:
 
 @nox.session
 def tests(session: nox.Session) -> None:
-    """All tests, on the CPU, with TensorFlow."""
+    """The unit tests, on the CPU, with TensorFlow. `-- -m job` for whole examples and studies."""
     install(session, "tensorflow", "figures", "export", groups=("test",))
-    session.run("pytest", *PARALLEL, *session.posargs, env=QUIET)
+    session.run("pytest", *PARALLEL, *(session.posargs or UNIT_TESTS), env=QUIET)
 
 
 @nox.session(name="tests-oldest", python="3.11", venv_backend="uv")

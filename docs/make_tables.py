@@ -17,6 +17,8 @@ from kdcore import results, tables
 from kdcore.files import read_json
 from kdcore.losses import kd_loss
 from kdcore.metrics import mean_dice
+from kdcore.statistics import compare
+from kdcore.summary import adjust
 from kdcore.tables import markdown
 from kdcore.tasks import TASKS
 
@@ -38,7 +40,16 @@ def seeds() -> dict:
 
 
 def simulated() -> dict:
-    return study("evidence-simulated-quick-8-labels")
+    return having(study("evidence-simulated-quick-8-labels"))
+
+
+def having(found: dict) -> dict:
+    """Results and comparisons without the labels that a case's reference lacks."""
+    rest = results.where_present(found)
+    rows = found["comparisons"]
+    rest["comparisons"] = [compare(rest, r["a"], r["b"], label=r["label"]) for r in rows]
+    adjust(rest["comparisons"])
+    return rest
 
 
 def budgets(label: str) -> str:

@@ -13,10 +13,12 @@ from kdcore.files import file_digest, replacing, write_json
 from kdcore.published import published_results
 from kdcore.results import dice_of_seeds
 from kdcore.runs import weights_digest
+from kdcore.tasks import TASKS
 
 FOLDER = Path(__file__).parent / "weights"
 ARMS = ("teacher", "student", "baseline")
 STUDY, LABELS = "hippocampus-quick", (8, 120)
+TRAINED_ON = {"spacing_mm": [1.0, 1.0, 1.0], "label_names": dict(TASKS["hippocampus"].labels)}
 
 
 def main() -> int:
@@ -42,6 +44,7 @@ def main() -> int:
                 "params": network.count_params(),
                 "test_dice": round(dice_of_seeds(study["arms"][arm])[0], 6),
                 "file_digest": file_digest(FOLDER / name),
+                **TRAINED_ON,
                 **{key: run[key] for key in ("model_digest", "commit", "backend", "hardware")},
             }
             print(name, index[name]["test_dice"], flush=True)

@@ -1,26 +1,33 @@
 """Evaluate a trained network on a folder: `nox -s evaluate -- --weights W --data FOLDER`."""
 
 import argparse
-from collections.abc import Mapping
+import sys
+from collections.abc import Iterator, Mapping, Sequence
 from pathlib import Path
 from typing import Any
 
 import keras
 import numpy as np
 
+from kdcore.cases import Case
 from kdcore.deploy import load_exported
-from kdcore.files import file_digest, write_json
+from kdcore.files import file_digest, read_json, write_json
 from kdcore.metrics import evaluate, labels_of
-from kdcore.reading import read_msd
+from kdcore.reading import label_names, read_msd
 from kdcore.runs import provenance
 from kdcore.statistics import MEAN, bootstrap_interval, per_case
 from kdcore.tables import interval, markdown
 
+INDEX = "weights.json"
+"""Beside published networks: what each was trained on."""
 METRICS = {"dice": "Dice", "surface_dice_1mm": "surface Dice 1 mm", "hd95_mm": "HD95 mm"}
 
 
 def main(arguments: list[str] | None = None) -> int:
-    """Print means with intervals, and write every case's scores where asked to."""
+    """Print means with intervals, and write every case's scores where asked to.
+
+    Whatever speaks against the folder being what the network was trained for is said first.
+    """
     parser = argparse.ArgumentParser(description="Evaluate a network on a folder of scans.")
     parser.add_argument("--weights", type=Path, required=True, help=".keras, .onnx or .tflite")
     parser.add_argument("--data", type=Path, required=True, help="folder in the Decathlon's layout")
@@ -31,10 +38,13 @@ def main(arguments: list[str] | None = None) -> int:
         cases = [case for case in read_msd(options.data) if case.mask is not None]
         if not cases:
             raise ValueError(f"{options.data} has no case with a mask to compare with.")
+        names = label_names(options.data)
+        for doubt in doubts(trained_on(options.weights), cases, names):
+            print(f"Note: {doubt}", file=sys.stderr)
         scores = evaluate(network, cases)
     except (ValueError, OSError) as error:
         raise SystemExit(f"{type(error).__name__}: {error}") from error
-    print(score_table(scores))
+    print(score_table(scores, names))
     if options.out:
         content = {"weights": file_digest(options.weights), "per_case": scores, **provenance()}
         write_json(options.out, content, sealed=True)
@@ -61,20 +71,66 @@ def load_network(path: str | Path) -> Any:
         raise ValueError(f"{path} cannot be loaded: {error}") from error
 
 
-def score_table(scores: Mapping[str, Any]) -> str:
-    """Markdown: labels in rows, mean of each metric with its 95 % bootstrap interval."""
+def trained_on(weights: str | Path) -> dict[str, Any]:
+    """The network's entry in the index beside it; empty where there is none."""
+    index = Path(weights).with_name(INDEX)
+    content = read_json(index) if index.is_file() else {}
+    entry = content.get(Path(weights).name) if isinstance(content, dict) else None
+    return entry if isinstance(entry, dict) else {}
+
+
+def doubts(
+    trained: Mapping[str, Any], cases: Sequence[Case], names: Mapping[str, str]
+) -> Iterator[str]:
+    """What would make low scores say little about the network: other voxels, other labels."""
+    size = trained.get("spacing_mm")
+    if size:
+        others = [c for c in cases if not np.allclose(c.spacing_mm, size, rtol=0.2)]
+        if others:
+            yield (
+                f"{len(others)} of {len(cases)} scans have voxels of another size than the "
+                f"{_size(size)} mm the network was trained on, among them {others[0].case_id} "
+                f"with {_size(others[0].spacing_mm)} mm. kdcore.resample gives them that size."
+            )
+    for label, name in trained.get("label_names", {}).items():
+        here = names.get(label, name)
+        if name.casefold() not in here.casefold():
+            yield f"label {label} is {name!r} for the network and {here!r} in dataset.json."
+
+
+def _size(spacing_mm: Sequence[float]) -> str:
+    return " × ".join(f"{edge:g}" for edge in spacing_mm)
+
+
+def score_table(scores: Mapping[str, Any], names: Mapping[str, str] | None = None) -> str:
+    """Markdown: labels in rows, mean of each metric with its 95 % bootstrap interval.
+
+    Args:
+        scores: From `evaluate`.
+        names: Of the labels.
+    """
+    names = names or {}
     per_seed = {case_id: {"0": entry} for case_id, entry in scores.items()}
     results = {"arms": {"network": {"per_case": per_seed}}}
     rows = []
     for label in [*labels_of(next(iter(scores.values()))), MEAN]:
-        row = [label]
+        row = [f"{label}, {names[label]}" if label in names else label]
         for metric in METRICS:
-            values = np.array([*per_case(results, "network", label, metric).values()], float)
-            values = values[np.isfinite(values)]
-            limits = interval(bootstrap_interval(values) if len(values) else None, form=".3f")
-            row.append(f"{values.mean():.3f} ({limits})" if len(values) else "–")
+            row.append(_mean_of([*per_case(results, "network", label, metric).values()]))
         rows.append([*row, str(len(scores))])
     return markdown(["label", *METRICS.values(), "cases"], rows)
+
+
+def _mean_of(values: list[float]) -> str:
+    """With its interval, and of how many cases, where it is not defined for all."""
+    known = np.array(values, float)
+    known = known[np.isfinite(known)]
+    if not len(known):
+        return "–"
+    limits = bootstrap_interval(known)
+    told = [] if limits is None else [interval(limits, form=".3f")]
+    told += [] if len(known) == len(values) else [f"{len(known)} of {len(values)} cases"]
+    return f"{known.mean():.3f}" + (f" ({'; '.join(told)})" if told else "")
 
 
 if __name__ == "__main__":

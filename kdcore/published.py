@@ -40,7 +40,10 @@ def expected_range(values: list[float]) -> tuple[float, float] | None:
 def beside_published(
     own: Mapping[str, Any], published: Mapping[str, Any], label: str, name: str
 ) -> str:
-    """A Markdown table: each arm's Dice here and as published, and whether they agree.
+    """A Markdown table: Dice and differences of Dice here and as published, and whether they agree.
+
+    Few seeds make the range of an arm's Dice wide, so wide that exchanged networks could
+    lie in it; the differences between arms, of one seed each, are the sharper comparison.
 
     Args:
         own: A results dict of the reader's runs.
@@ -48,22 +51,34 @@ def beside_published(
         label: A label, a region or "mean".
         name: What the label is called.
     """
-    rows = []
-    for arm in own["arms"]:
-        if arm not in published["arms"]:
-            continue
-        mine = list(dice_of_seeds(own["arms"][arm], label).values())
-        theirs = list(dice_of_seeds(published["arms"][arm], label).values())
-        limits = expected_range(theirs)
-        inside = limits is not None and all(limits[0] <= value <= limits[1] for value in mine)
-        rows.append(
-            [
-                arm,
-                ", ".join(f"{value:.3f}" for value in mine),
-                f"{np.mean(theirs):.3f} ({len(theirs)} seeds)",
-                "–" if limits is None else f"{limits[0]:.3f} … {limits[1]:.3f}",
-                "–" if limits is None else "yes" if inside else "no",
-            ]
-        )
-    header = ["arm", f"Dice {name}, here", "published", "expected of another seed", "within"]
+    theirs = _of_seeds(published, label)
+    rows = [
+        _compared(what, values, theirs[what], 0.0 if " − " not in what else -1.0)
+        for what, values in _of_seeds(own, label).items()
+        if what in theirs
+    ]
+    header = [f"Dice {name}", "here", "published", "expected of another seed", "within"]
     return markdown(header, rows)
+
+
+def _of_seeds(results: Mapping[str, Any], label: str) -> dict[str, list[float]]:
+    """Dice of each arm's seeds, and of student − baseline and student − teacher."""
+    dice = {name: dice_of_seeds(arm, label) for name, arm in results["arms"].items()}
+    values = {name: list(of_seed.values()) for name, of_seed in dice.items()}
+    for a, b in (("student", "baseline"), ("student", "teacher")):
+        common = sorted(set(dice.get(a, ())) & set(dice.get(b, ())))
+        if common:
+            values[f"{a} − {b}"] = [dice[a][seed] - dice[b][seed] for seed in common]
+    return values
+
+
+def _compared(what: str, mine: list[float], theirs: list[float], least: float) -> list[str]:
+    form = "{:.3f}" if least == 0 else "{:+.3f}"
+    limits = expected_range(theirs)
+    row = [what, ", ".join(map(form.format, mine)), f"{form.format(np.mean(theirs))}"]
+    row[-1] += f" ({len(theirs)} seeds)"
+    if limits is None:
+        return [*row, "–", "–"]
+    low, high = max(limits[0], least), min(limits[1], 1.0)
+    inside = all(low <= value <= high for value in mine)
+    return [*row, f"{form.format(low)} … {form.format(high)}", "yes" if inside else "no"]

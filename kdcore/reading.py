@@ -53,6 +53,16 @@ def read_msd(folder: str | Path) -> list[Case]:
     return [cases[case_id] for case_id in sorted(cases)]
 
 
+def label_names(folder: str | Path) -> dict[str, str]:
+    """What `dataset.json` calls the labels, {"1": "Anterior", ...}; empty if it names none.
+
+    Raises:
+        FileNotFoundError, ValueError: As `read_msd`.
+    """
+    folder = Path(folder)
+    return _label_names(_read_description(folder), folder / "dataset.json")
+
+
 def read_case(
     image_path: str | Path,
     mask_path: str | Path | None = None,
@@ -191,11 +201,15 @@ def _names(description: Mapping[str, Any], *keys: str, path: Path) -> tuple[str,
 
 
 def _label_values(description: Mapping[str, Any], path: Path) -> set[int] | None:
+    return {int(number) for number in _label_names(description, path)} or None
+
+
+def _label_names(description: Mapping[str, Any], path: Path) -> dict[str, str]:
     """Of {"0": "background", ...}, or the other way round as nnU-Net writes it."""
     labels = description.get("labels") or {}
     try:
-        numbers = [k if str(k).isdigit() else v for k, v in labels.items()]
-        return {int(number) for number in numbers} or None
+        pairs = [(k, v) if str(k).isdigit() else (v, k) for k, v in labels.items()]
+        return {str(int(number)): str(name) for number, name in pairs}
     except (AttributeError, TypeError, ValueError, OverflowError) as error:
         raise ValueError(
             f'{path}: `labels` must be {{"0": "background", "1": name, ...}}. Received: {labels}.'

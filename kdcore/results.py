@@ -170,6 +170,39 @@ def mean_over_cases(results: Mapping[str, Any], arm: str, label: str, metric: st
     return float(values[np.isfinite(values)].mean()) if np.isfinite(values).any() else np.nan
 
 
+def where_present(results: Mapping[str, Any]) -> dict[str, Any]:
+    """The same results without the scores of labels that a case's reference lacks.
+
+    Such a score is undefined, or 0 where a network finds the label all the same, so that
+    arms would be averaged over different cases. `false_finds` counts them.
+
+    Args:
+        results: With `absent`, `{label: [case ids]}`.
+    """
+    arms = {}
+    for name, arm in results["arms"].items():
+        cases = {
+            case_id: {seed: _present(results, case_id, entry) for seed, entry in seeds.items()}
+            for case_id, seeds in arm["per_case"].items()
+        }
+        arms[name] = {**arm, "per_case": cases}
+    return {**results, "arms": arms}
+
+
+def _present(results: Mapping[str, Any], case_id: str, entry: Mapping[str, Any]) -> dict[str, Any]:
+    return {
+        label: dict.fromkeys(scores) if case_id in results["absent"].get(label, ()) else scores
+        for label, scores in entry.items()
+    }
+
+
+def false_finds(results: Mapping[str, Any], arm: str, label: str) -> tuple[int, int]:
+    """In how many runs a label was found that the reference lacks, and how many there are."""
+    cases = results["arms"][arm]["per_case"]
+    runs = [run for case_id in results["absent"][label] for run in cases[case_id].values()]
+    return sum(run[label]["dice"] is not None for run in runs), len(runs)
+
+
 def dice_of_seeds(arm: Mapping[str, Any], label: str = MEAN) -> dict[int, float]:
     """Mean Dice over the test cases for each of an arm's seeds."""
     return {seed: _of_seed(arm, seed, label) for seed in arm["seeds"]}

@@ -3,6 +3,8 @@
 from collections.abc import Iterable, Mapping
 from typing import Any
 
+import numpy as np
+
 from kdcore import config, results, tables
 from kdcore.experiment import Experiment
 from kdcore.files import plain
@@ -32,7 +34,7 @@ def summarize(job: Experiment, runs: Iterable[Run | Mapping[str, Any]]) -> dict[
         config.describe(job.config),
         labels=compared,
     )
-    _adjust(summary["comparisons"])
+    adjust(summary["comparisons"])
     summary["equivalence"] = [
         plain(equivalence(summary, student, teacher, label=label))
         for label in compared
@@ -40,7 +42,18 @@ def summarize(job: Experiment, runs: Iterable[Run | Mapping[str, Any]]) -> dict[
     ]
     summary["gap_closed"] = _gaps(summary, arms, taught, compared)
     summary["collapsed"] = results.collapsed(summary, COLLAPSED)
+    summary["absent"] = _absent(job, summary["split"]["test"])
     return summary
+
+
+def _absent(job: Experiment, tested: Iterable[str]) -> dict[str, list[str]]:
+    """Test cases whose reference lacks a label or region, by its name."""
+    values = {key: (int(key),) for key in job.task.labels} | dict(job.task.regions)
+    masks = {case.case_id: case.mask for case in job.cases}
+    return {
+        name: [case for case in tested if not np.isin(masks[case], labels).any()]
+        for name, labels in values.items()
+    }
 
 
 def _pairs(arms: Mapping[str, config.Training], taught: Mapping[str, str]) -> list[tuple[str, str]]:
@@ -70,7 +83,7 @@ def _gaps(
     return rows
 
 
-def _adjust(comparisons: list[dict[str, Any]]) -> None:
+def adjust(comparisons: list[dict[str, Any]]) -> None:
     """Holm's p over all comparisons of one label with a baseline."""
     for label in {row["label"] for row in comparisons}:
         family = [

@@ -17,12 +17,19 @@ _COLUMNS = (
 def table(results: Mapping[str, Any], labels: Mapping[str, str]) -> str:
     """A Markdown table: arms in rows; Dice of each label and mean, distances, cost.
 
+    Milliseconds are the least measured of all arms with the same network: what else the
+    machine does can only make it slower.
+
     Args:
         results: From `collect` or `load_results`.
         labels: Names of the labels and regions, {"1": "anterior", ...}.
     """
     header = ["arm", "seeds", *(f"Dice {name}" for name in labels.values()), "mean Dice"]
     header += [name for name, *_ in _COLUMNS] + ["parameters", "MMACs a slice", "ms a slice"]
+    fastest: dict[tuple[int, int], float] = {}
+    for arm in results["arms"].values():
+        network = arm["params"], arm["macs_a_slice"]
+        fastest[network] = min(arm["ms_a_slice"], fastest.get(network, np.inf))
     rows = []
     for name, arm in results["arms"].items():
         dice = [mean_over_cases(results, name, label, "dice") for label in (*labels, "mean")]
@@ -30,7 +37,7 @@ def table(results: Mapping[str, Any], labels: Mapping[str, str]) -> str:
         for _, key, form in _COLUMNS:
             row.append(form.format(mean_over_cases(results, name, "mean", key)))
         row += [f"{arm['params']:,}", f"{arm['macs_a_slice'] / 1e6:.1f}"]
-        rows.append([*row, f"{arm['ms_a_slice']:.2f}"])
+        rows.append([*row, f"{fastest[arm['params'], arm['macs_a_slice']]:.2f}"])
     return markdown(header, rows)
 
 

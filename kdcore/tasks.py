@@ -97,7 +97,7 @@ TASKS = {
         read=_simulated,
         volume=SIMULATION.shape,
         regions=REGIONS,
-        compared=("whole tumour", "2"),
+        compared=("whole tumour", "2", "mean"),
         note="Simulated, no patient's: what holds here need not hold for real scans.",
     ),
     "hippocampus": Task(

@@ -15,6 +15,8 @@ EXAMPLES = sorted((Path(__file__).parent.parent / "examples").glob("0*.py"))
 MAIN_JOB = EXAMPLES[:5]
 SECTION = "# %%"
 
+pytestmark = pytest.mark.job
+
 
 @pytest.fixture(scope="module")
 def runs(tmp_path_factory):

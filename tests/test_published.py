@@ -34,9 +34,25 @@ def test_the_table_says_within_or_not():
     table = beside_published(own, published, "1", "x").splitlines()
     assert "0.810" in table[2] and table[2].rstrip(" |").endswith("yes")
     assert "0.600" in table[3] and table[3].rstrip(" |").endswith("no")
-    assert len(table) == 4
+    assert len(table) == 5
     single = {"arms": {"student": arm(0.8)}}
     assert "–" in beside_published(own, single, "1", "x").splitlines()[2]
+
+
+def test_the_difference_tells_what_the_arms_ranges_are_too_wide_for():
+    """Seeds differ by 3 points, student and baseline of one seed always by 2."""
+    baseline = (0.80, 0.83, 0.86)
+    student = [value + 0.02 + drift for value, drift in zip(baseline, (-0.001, 0, 0.001))]
+    published = {"arms": {"student": arm(*student), "baseline": arm(*baseline)}}
+    own = {"arms": {"student": arm(0.83), "baseline": arm(0.83)}}
+    one, other, difference = beside_published(own, published, "1", "x").splitlines()[2:]
+    assert one.rstrip(" |").endswith("yes") and other.rstrip(" |").endswith("yes")
+    assert "student − baseline" in difference and difference.rstrip(" |").endswith("no")
+
+
+def test_no_range_beyond_what_a_dice_can_be():
+    table = beside_published({"arms": {"x": arm(0.5)}}, {"arms": {"x": arm(0.1, 0.9)}}, "1", "x")
+    assert "0.000 … 1.000" in table
 
 
 def test_what_is_not_published_is_none():

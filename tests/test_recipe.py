@@ -16,6 +16,8 @@ EXAMPLE = Path(__file__).parent.parent / "examples" / "08_recipe_2020.py"
 TEMPERATURE = 5.0
 SHAPE = (16, 16, 2)
 
+pytestmark = pytest.mark.job
+
 
 @pytest.fixture(scope="module")
 def recipe(msd_folder, tmp_path_factory):

@@ -67,6 +67,30 @@ def test_tables(collected):
     assert results.collapsed(collected, 0.3) == ["baseline 0"]
 
 
+def test_one_network_has_one_speed(collected):
+    """The student was measured beside other work; the baseline is the same network."""
+    collected["arms"]["student"]["ms_a_slice"] = 2.0
+    collected["arms"]["baseline"]["ms_a_slice"] = 0.5
+    rows = tables.table(collected, {}).splitlines()[2:]
+    assert all(row.rstrip(" |").endswith("| 0.50") for row in rows)
+
+
+def test_what_a_reference_lacks_is_a_false_find_and_no_dice(collected):
+    """Label 2 is not in y: the baseline finds it in its run, the student in one of two."""
+    collected["absent"] = {"1": [], "2": ["y"]}
+    collected["arms"]["baseline"]["per_case"]["y"]["0"]["2"]["dice"] = 0.0
+    for seed, value in (("0", None), ("1", 0.0)):
+        collected["arms"]["student"]["per_case"]["y"][seed]["2"]["dice"] = value
+    assert results.false_finds(collected, "baseline", "2") == (1, 1)
+    assert results.false_finds(collected, "student", "2") == (1, 2)
+    rest = results.where_present(collected)
+    compared = kdcore.compare(rest, "student", "baseline", label="2")
+    assert compared["cases"] == 1 and compared["difference"] == approx(0.6 - 0.4)
+    mean = kdcore.compare(rest, "student", "baseline")  # of y label 1 is left
+    assert mean["difference"] == approx(((0.65 - 0.45) + (0.9 - 0.14)) / 2)
+    assert collected["arms"]["baseline"]["per_case"]["y"]["0"]["2"]["dice"] == 0.0
+
+
 def test_table_of_the_gap(collected):
     collected["gap_closed"] = [
         {"student": "student", "label": "1", "share": 0.5, "interval": [0.25, 0.75], "cases": 9}

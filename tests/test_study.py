@@ -32,6 +32,8 @@ ARMS = {
     ),
 }
 
+pytestmark = pytest.mark.job
+
 
 @pytest.fixture(scope="module")
 def small(tmp_path_factory):

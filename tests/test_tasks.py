@@ -31,6 +31,7 @@ def simulated(tmp_path_factory):
         yield Experiment(replace(smoke, arms=arms, num_cases=8), root=folder / "runs")
 
 
+@pytest.mark.job
 def test_a_teacher_that_saw_more(simulated):
     run = experiment.train(simulated, "student")
     assert run.load().input_shape == (None, 16, 16, 1)

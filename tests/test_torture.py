@@ -24,6 +24,7 @@ def told(tmp_path_factory):
     return json.loads(out.read_text())
 
 
+@pytest.mark.job
 def test_everything_held(told):
     counts = {row[0]: row[1:] for row in told["rows"]}
     assert told["columns"] == ["what was done", "times", "as it must be", "measured"]

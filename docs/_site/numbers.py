@@ -8,7 +8,7 @@ with a message that names the page.
 import os
 import posixpath
 import sys
-from collections.abc import Mapping
+from collections.abc import Iterable, Mapping
 from io import BytesIO
 from pathlib import Path
 from typing import Any
@@ -28,12 +28,16 @@ from studies import (  # noqa: E402
     across,
     average,
     budgets,
+    change_of_ece,
+    commits_of,
     excludes_zero,
     false_finds,
+    finds_of,
     grid_dice,
     largest_change,
     not_worse,
     of_folds,
+    of_seeds,
     points,
     row,
     spread_of_temperature,
@@ -119,11 +123,12 @@ def provenance(name: str) -> str:
     used = {k: v for k, v in s["versions"].items() if k in ("python", "keras", s["backend"])}
     versions = ", ".join(f"{k} {v}" for k, v in used.items())
     machine = [*s["hardware"]["accelerators"], s["hardware"]["processor"]]
+    commits = ", ".join(f"`{commit}`" for commit in commits_of(s))
     return (
         f"{s['data']['name']} ({s['data']['licence']}); {len(s['split']['test'])} test cases, "
         f"{seeds} an arm; {', '.join(machine)}, {s['hardware']['cores']} "
-        f"cores; {versions}; commit `{s['commit'][:10]}`. "
-        f"[Results file]({name}.json) with every case and seed."
+        f"cores; {versions}; code of commit {commits}. "
+        f"[Results file]({name.partition('@')[0]}.json) with every case and seed."
     )
 
 
@@ -149,6 +154,26 @@ def seeds(name: str, label: str = "mean") -> str:
 
 def beliefs(name: str) -> str:
     return tables.calibration_table(study(name))
+
+
+def finds(name: str) -> str:
+    """A table: in how many runs each arm found what the reference lacks."""
+    s, called = study(name), names(name)
+    labels = [label for label, cases in s["absent"].items() if cases]
+    rows = [[arm, *(false_finds(name, arm, label) for label in labels)] for arm in s["arms"]]
+    return tables.markdown(["arm", *(called[label] for label in labels)], rows)
+
+
+def ece(name: str, a: str, b: str) -> str:
+    """Expected calibration error, a − b, in thousandths, with its 95 % interval."""
+    change, limits = change_of_ece(name, a, b)
+    shown = tables.interval(limits, 1000, "+.2f")
+    return f"{1000 * change:+.2f} (95 % interval {shown})".replace("-", "−")
+
+
+def listed(values: Iterable[float]) -> str:
+    """Dice points, one after the other."""
+    return ", ".join(f"{value:+.2f}".replace("-", "−") for value in values)
 
 
 def home_facts(prefix: str = "evidence-hippocampus-quick") -> str:
@@ -192,7 +217,7 @@ def plot(
     kind: str, arguments: tuple[Any, ...], alt: str, page: Page, config: MkDocsConfig, files: Files
 ) -> str:
     """Markdown of a plot in a light and in a dark form."""
-    stem = "-".join([kind, *(str(a) for a in arguments)]).replace(" ", "-")
+    stem = "-".join([kind, *map(str, arguments)]).replace(" ", "-").replace("@", "-")
     images = []
     for scheme in ("light", "dark"):
         uri = f"assets/plots/{stem}-{scheme}.svg"
@@ -230,9 +255,9 @@ PLOTS = {
 }
 _OFFERED = (
     study, budgets, dice, average, points, difference, excludes_zero, check, provenance,
-    arms, comparisons, equivalences, seeds, beliefs, budget, home_facts, thousand, false_finds,
+    arms, comparisons, equivalences, seeds, beliefs, budget, home_facts, thousand, finds_of,
     row, across, told, not_worse, grid, grid_dice, spread_of_temperature, of_folds,
-    largest_change,
+    largest_change, finds, ece, change_of_ece, of_seeds, listed,
 )  # fmt: skip
 SCOPE = {function.__name__: function for function in _OFFERED}
 SCOPE["table"] = lambda name: make_tables.TABLES[name]()

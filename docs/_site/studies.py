@@ -7,13 +7,15 @@ import make_tables
 import numpy as np
 
 from kdcore import results, tables
-from kdcore.statistics import compare, equivalence, per_case
+from kdcore.statistics import bootstrap_interval, compare, equivalence, per_case
 
 
 @lru_cache
 def study(name: str) -> dict[str, Any]:
-    """A results file by its name."""
-    return results.load_results(make_tables.RESULTS / f"{name}.json")
+    """A results file by its name; `name@present` is over the cases that have a label."""
+    file, _, present = name.partition("@")
+    found = results.load_results(make_tables.RESULTS / f"{file}.json")
+    return make_tables.having(found) if present else found
 
 
 def budgets(prefix: str) -> list[str]:
@@ -89,14 +91,33 @@ def spread_of_temperature() -> float:
 
 def false_finds(name: str, arm: str, label: str) -> str:
     """In how many runs over subjects without a label a network found it, in words."""
-    arms = study(name)["arms"].values()
-    runs = [
-        (c, run[label]["dice"])
-        for a in arms
-        for c, r in a["per_case"].items()
-        for run in r.values()
-    ]
-    without = {case for case, value in runs if value is None}
-    own = study(name)["arms"][arm]["per_case"]
-    values = [run[label]["dice"] for case in without for run in own[case].values()]
-    return f"{values.count(0)} of {len(values)}"
+    return "{} of {}".format(*results.false_finds(study(name), arm, label))
+
+
+def finds_of(name: str, arm: str, label: str) -> int:
+    """In how many runs over subjects without a label a network found it."""
+    return results.false_finds(study(name), arm, label)[0]
+
+
+def change_of_ece(name: str, a: str, b: str) -> tuple[float, list[float] | None]:
+    """Expected calibration error, a − b, paired by case, seeds averaged; with its interval."""
+    one, other = (_ece(study(name)["arms"][arm]["calibration"]) for arm in (a, b))
+    change = np.array([one[case] - other[case] for case in sorted(one)])
+    return float(change.mean()), bootstrap_interval(change)
+
+
+def _ece(calibration: dict[str, Any]) -> dict[str, float]:
+    return {c: float(np.mean([s["ece"] for s in v.values()])) for c, v in calibration.items()}
+
+
+def of_seeds(name: str, a: str, b: str) -> list[float]:
+    """A − b in Dice points of each seed."""
+    one, other = (results.dice_of_seeds(study(name)["arms"][arm]) for arm in (a, b))
+    return [100 * (one[seed] - other[seed]) for seed in sorted(one)]
+
+
+def commits_of(found: dict[str, Any]) -> list[str]:
+    """Of the code that made the runs; `+changes` where it was not all committed."""
+    runs = [run for arm in found["arms"].values() for run in arm["runs"].values()]
+    commits = {run.get("commit") or found["commit"] for run in runs}
+    return sorted({f"{c[:10]}{'+changes' * c.endswith('+changes')}" for c in commits})
