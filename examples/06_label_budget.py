@@ -75,7 +75,7 @@ if len(published) > 1:
     figure.set_label("Published Dice over the number of labelled scans, with the seeds' range.")
     plt.show()
 else:
-    print("Nothing is published for these data and this tier.")
+    print(f"Numbers of labels published for these data and this tier: {len(published)}.")
 
 # %% [markdown]
 # ## Exercises

@@ -49,7 +49,7 @@ def summarize(job: Experiment, runs: Iterable[Run | Mapping[str, Any]]) -> dict[
 def _absent(job: Experiment, tested: Iterable[str]) -> dict[str, list[str]]:
     """Test cases whose reference lacks a label or region, by its name."""
     values = {key: (int(key),) for key in job.task.labels} | dict(job.task.regions)
-    masks = {case.case_id: case.mask for case in job.cases}
+    masks = {case.case_id: case.mask for case in job.cases if case.mask is not None}
     return {
         name: [case for case in tested if not np.isin(masks[case], labels).any()]
         for name, labels in values.items()
