@@ -105,6 +105,8 @@ def backend(session: nox.Session, name: str) -> None:
     install(session, "figures", groups=("test", name))
     names = (
         "losses",
+        "stress",
+        "determinism",
         "unet",
         "distiller",
         "hints",

@@ -42,7 +42,9 @@ def ceiling(names: dict[str, str]) -> None:
             share = f"{100 * row['share']:.0f} % ({tables.interval(row['interval'], 100, '.0f')})"
             rows.append([labels, names[label], share, row["cases"]])
     columns = ["labels", "of", "way from baseline to all labels (95 % interval)", "cases"]
-    write_json(RESULTS / "cross-modal-ceiling.json", {"columns": columns, "rows": rows})
+    write_json(
+        RESULTS / "cross-modal-ceiling.json", {"columns": columns, "rows": rows}, sealed=True
+    )
 
 
 def contrasts(cases: list[Case]) -> None:
@@ -58,7 +60,8 @@ def contrasts(cases: list[Case]) -> None:
     correlation = stats.spearmanr(shown["T1"], dice)
     columns = ["contrast on T1", "subjects", "T1", "FLAIR", "Dice of the T1 network"]
     content = {"columns": columns, "rows": rows, "spearman": float(correlation.statistic)}
-    write_json(RESULTS / "cross-modal-contrast.json", {**content, "p": float(correlation.pvalue)})
+    content["p"] = float(correlation.pvalue)
+    write_json(RESULTS / "cross-modal-contrast.json", content, sealed=True)
 
 
 if __name__ == "__main__":

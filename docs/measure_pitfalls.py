@@ -277,7 +277,8 @@ def main() -> None:
     assert all(len(row) == len(COLUMNS) and all(isinstance(c, str) for c in row) for row in rows)
     for row in rows:
         print(" | ".join(row))
-    write_json(RESULTS / "pitfalls.json", {"columns": COLUMNS, "rows": rows, **provenance()})
+    content = {"columns": COLUMNS, "rows": rows, **provenance()}
+    write_json(RESULTS / "pitfalls.json", content, sealed=True)
 
 
 if __name__ == "__main__":

@@ -42,7 +42,7 @@ def main() -> int:
         print(*rows[-1], flush=True)
     columns = ["arm", "learning rate", "steps", "validation Dice"]
     content = {"columns": columns, "rows": rows, **provenance()}
-    write_json(RESULTS / f"tuning-{name}.json", content)
+    write_json(RESULTS / f"tuning-{name}.json", content, sealed=True)
     return 0
 
 

@@ -13,6 +13,7 @@ from kdcore.metrics import dice
 from kdcore.normalization import Normalization
 from kdcore.soft_targets import teacher_probabilities
 from kdcore.splits import Split
+from kdcore.voxels import check_temperature
 
 _DOUBT = 0.01  # nats: a voxel where the teacher is not quite sure
 _COLLAPSED = 0.05  # mean foreground Dice
@@ -95,6 +96,7 @@ def check_teaching(
         normalization: Of the images.
         split: If given, only validation cases may be used.
     """
+    temperature = check_temperature(temperature)
     rows: list[dict[str, float]] = []
     classes = 2
     for case in cases:

@@ -96,7 +96,13 @@ class Exported:
         self.path, self.name, self.threads = path, path.stem, threads
         self.description = _read_description(path)
         self.input_shape = tuple(self.description["input"]["shape"])
-        self._run = (_onnx_session if path.suffix == ".onnx" else _litert_session)(path, threads)
+        start = _onnx_session if path.suffix == ".onnx" else _litert_session
+        try:
+            self._run = start(path, threads)
+        except ImportError:
+            raise
+        except Exception as error:  # the runtimes raise whatever their parsers raise
+            raise ValueError(f"{path} is no network that can be run: {error}") from error
 
     def predict_on_batch(self, images: np.ndarray) -> np.ndarray:
         """Logits `(B, ..., C)` of any number of normalized images `(B, ..., S)`."""
@@ -259,7 +265,20 @@ def _read_description(path: Path) -> dict[str, Any]:
     description = read_json(_json(path))
     if not isinstance(description, dict) or description.get("file_digest") != file_digest(path):
         raise ValueError(f"{_json(path)} does not belong to {path.name}. Export it again.")
+    if not all(_is_shape(description.get(key)) for key in ("input", "output")):
+        raise ValueError(f"{_json(path)} names no shapes of input and output. Export it again.")
     return description
+
+
+def _is_shape(described: Any) -> bool:
+    """`{"shape": [batch or None, ..., channels]}`."""
+    shape = described.get("shape") if isinstance(described, dict) else None
+    return (
+        isinstance(shape, list)
+        and len(shape) >= 3
+        and all(size is None or (type(size) is int and size > 0) for size in shape)
+        and shape[-1] is not None
+    )
 
 
 @contextmanager

@@ -108,22 +108,37 @@ def _allow_more_files() -> bool:
     return True
 
 
-def read_json(path: str | Path) -> Any:
-    """Read JSON; a file cut short, or sealed and changed, gets an error that names it."""
+def read_json(path: str | Path, *, sealed: bool = False) -> Any:
+    """Read JSON; a file cut short, or sealed and changed, gets an error that names it.
+
+    Args:
+        path: The file.
+        sealed: Whether one without a digest is refused, too.
+    """
     path = Path(path)
     try:
         content = json.loads(path.read_text(encoding="utf-8"))
+        seal = content.pop(SEAL, None) if isinstance(content, dict) else None
+        whole = seal == digest(content) if seal is not None else not sealed
     except (ValueError, RecursionError) as error:
         raise ValueError(
             f"{path} is not valid JSON ({error}). It may be cut short: delete it to make it "
             "again, or restore it."
         ) from error
-    if isinstance(content, dict) and SEAL in content and content.pop(SEAL) != digest(content):
+    if not whole:
+        how = "its digest changed" if seal is not None else f"it lacks its digest, {SEAL}"
         raise ValueError(
-            f"{path} is not as it was written: its digest changed. Restore it, or delete it to "
-            "make it again."
+            f"{path} is not as it was written: {how}. Restore it, or delete it to make it again."
         )
     return content
+
+
+def read_sealed(path: str | Path, kind: type[ValueError] = ValueError) -> Any:
+    """Read JSON that must carry its digest; what is wrong with it is raised as `kind`."""
+    try:
+        return read_json(path, sealed=True)
+    except ValueError as error:
+        raise kind(str(error)) from error
 
 
 def plain(value: Any) -> Any:

@@ -32,13 +32,19 @@ def predict_probabilities(
         `(D, H, W, C)` float32 that sum to 1; a Bernoulli network gives C = 2.
 
     Raises:
-        ValueError: If the network takes another number of sequences.
+        ValueError: If the network takes another number of sequences, or puts out NaN.
     """
     network = getattr(model, "student", model)
     logits = _logits(network, apply_normalization(case.image, normalization), case)
     if logits.shape[-1] == 1:
         logits = np.concatenate([np.zeros_like(logits), logits], axis=-1)
-    logits -= logits.max(axis=-1, keepdims=True)
+    highest = logits.max(axis=-1, keepdims=True)
+    if not np.isfinite(highest).all():
+        raise ValueError(
+            f"{case.case_id}: the network {network.name} puts out NaN or infinity. Its training "
+            "diverged, or its weights are damaged: train it again, with a smaller learning rate."
+        )
+    logits -= highest
     np.exp(logits, out=logits)
     return logits / logits.sum(axis=-1, keepdims=True)
 
@@ -114,6 +120,13 @@ def _run(network: keras.Model, items: np.ndarray) -> np.ndarray:
     for start in range(0, len(items), size):
         batch = items[start : start + size]
         filler = np.repeat(batch[-1:], size - len(batch), axis=0)
-        logits = network.predict_on_batch(np.concatenate([batch, filler]))
+        filled = np.concatenate([batch, filler])
+        logits = network.predict_on_batch(filled)
+        shape = getattr(logits, "shape", (type(logits).__name__,))  # a list of several outputs
+        if tuple(shape[:-1]) != filled.shape[:-1]:
+            raise ValueError(
+                f"{network.name} puts out {tuple(shape)} for images of shape {filled.shape}. "
+                f"Expected {(*filled.shape[:-1], 'classes')}: logits of every voxel."
+            )
         outputs.append(np.asarray(logits, np.float32)[: len(batch)])
     return np.concatenate(outputs)

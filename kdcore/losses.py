@@ -27,6 +27,8 @@ from kdcore.voxels import (
     weighted_mean,
 )
 
+_LEAST = -1e3  # log-probability of what is impossible, whose exponential is 0
+
 SoftLoss = Callable[..., Tensor]
 """`(teacher_logits, student_logits, temperature, sample_weight) -> scalar`."""
 
@@ -186,8 +188,8 @@ def mean_teacher_logits(logits: Sequence[Tensor]) -> Tensor:
 
 
 def _divergence(log_p: Tensor, log_q: Tensor) -> Tensor:
-    """KL over the last axis: (B, ..., C) -> (B, ...)."""
-    return ops.sum(ops.exp(log_p) * (log_p - log_q), axis=-1)
+    """KL over the last axis: (B, ..., C) -> (B, ...); 0 · log 0 is 0."""
+    return ops.sum(ops.exp(log_p) * (ops.maximum(log_p, _LEAST) - log_q), axis=-1)
 
 
 def _space_last(x: Tensor) -> Tensor:

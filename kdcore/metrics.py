@@ -22,6 +22,7 @@ from kdcore.voxels import IGNORE, Tensor, combine_weights
 
 SURFACE_TOLERANCE_MM = 1.0
 _CALIBRATION_BINS = 15
+_TOLERANCE = 1e-2
 
 Scores = dict[str, dict[str, float]]
 """Of one case: `[label or region][metric]`."""
@@ -80,8 +81,18 @@ def calibration(reference: np.ndarray, probabilities: np.ndarray) -> dict[str, f
     Reference: Guo et al. 2017, section 2, https://arxiv.org/abs/1706.04599
     """
     labels, p = reference.reshape(-1), probabilities.reshape(-1, probabilities.shape[-1])
+    p = p.astype(np.result_type(p, np.float32), copy=False)
     if len(labels) != len(p):
         raise ValueError(f"Shapes {reference.shape} and {probabilities.shape} do not fit.")
+    if labels.min() < 0 or labels.max() >= p.shape[-1]:
+        raise ValueError(
+            f"Labels run from {labels.min()} to {labels.max()}; expected 0 … {p.shape[-1] - 1}."
+        )
+    if not (p.min() >= -_TOLERANCE and np.allclose(p.sum(axis=-1), 1, atol=_TOLERANCE)):
+        raise ValueError(
+            f"Probabilities must lie in [0, 1] and sum to 1 over the classes. Received: "
+            f"{p.min():.3g} … {p.max():.3g}, sums to {p.sum(axis=-1).max():.3g}."
+        )
     of_label = np.take_along_axis(p, labels[:, None].astype(np.int64), axis=1)[:, 0]
     confidence, correct = p.max(axis=1), p.argmax(axis=1) == labels
     bins = np.minimum((confidence * _CALIBRATION_BINS).astype(int), _CALIBRATION_BINS - 1)

@@ -7,7 +7,9 @@ from typing import Any
 
 import numpy as np
 
-_MOST_VOXELS = 1024**3
+MOST_VOXELS = 512 * 1024**2
+_LONGEST_HEADER = 540  # bytes, of NIfTI-2
+_LATEST_START = 16 * 1024**2  # bytes; what lies before the voxels is header and extensions
 _SLACK = 512  # bytes after the last voxel that are put up with
 
 
@@ -21,8 +23,8 @@ def read_nifti(path: str | Path) -> tuple[np.ndarray, tuple[float, ...], np.ndar
     with open(path, "rb"):  # a missing permission is the system's own error
         pass
     try:
+        _check_size(path)
         image = nibabel.load(path)
-        _check_header(path, image)
         voxels = np.asarray(image.dataobj)
         spacing = tuple(float(size) for size in image.header.get_zooms()[:3])
         affine = np.asarray(image.affine, dtype=np.float64)
@@ -43,27 +45,45 @@ def read_nifti(path: str | Path) -> tuple[np.ndarray, tuple[float, ...], np.ndar
     return voxels, spacing, affine
 
 
-def _check_header(path: Path, image: Any) -> None:
+def _check_size(path: Path) -> None:
     """Raise unless lengths are in mm and the file holds just the voxels that its header claims.
 
     Before anything of that size is allocated; and a gzip file is read to its end, where the
     checksum is (nibabel stops at the last voxel), but not if it goes on and on.
     """
-    unit = image.header.get_xyzt_units()[0]
-    if unit not in ("mm", "unknown"):
-        raise ValueError(f"its lengths are in {unit}; expected mm")
-    voxels = math.prod(map(int, image.shape))
-    if not 0 < voxels <= _MOST_VOXELS:
-        raise ValueError(f"its header claims {voxels} voxels; 1 to {_MOST_VOXELS} can be read")
-    start = int(image.dataobj.offset)
-    if start < int(image.header["sizeof_hdr"]):
-        raise ValueError(f"its header claims that the voxels begin at byte {start}, inside of it")
-    claimed = start + voxels * image.get_data_dtype().itemsize
-    held = path.stat().st_size
-    if path.suffix == ".gz":
+    with _opened(path) as file:
+        header = _header(file.read(_LONGEST_HEADER))
+        unit = header.get_xyzt_units()[0]
+        if unit not in ("mm", "unknown"):
+            raise ValueError(f"its lengths are in {unit}; expected mm")
+        voxels = math.prod(map(int, header.get_data_shape()))
+        if not 0 < voxels <= MOST_VOXELS:
+            raise ValueError(f"its header claims {voxels} voxels; 1 to {MOST_VOXELS} can be read")
+        start, least = int(header["vox_offset"]), int(header["sizeof_hdr"])
+        if not least <= start <= _LATEST_START:
+            raise ValueError(
+                f"its header claims that the voxels begin at byte {start}; expected {least} to "
+                f"{_LATEST_START}"
+            )
+        claimed = start + voxels * header.get_data_dtype().itemsize
+        file.seek(0)
         held = 0
-        with gzip.open(path) as file:
-            while held <= claimed + _SLACK and (chunk := file.read(1 << 20)):
-                held += len(chunk)
+        while held <= claimed + _SLACK and (chunk := file.read(1 << 20)):
+            held += len(chunk)
     if not claimed <= held <= claimed + _SLACK:
         raise ValueError(f"its header claims {claimed} bytes, but it holds {held} or more")
+
+
+def _opened(path: Path) -> Any:
+    return gzip.open(path) if path.suffix == ".gz" else open(path, "rb")
+
+
+def _header(block: bytes) -> Any:
+    """Without the extensions behind it, which nibabel reads at any length."""
+    import nibabel
+
+    for kind in (nibabel.Nifti1Header, nibabel.Nifti2Header):
+        size = kind.template_dtype.itemsize
+        if any(block[:4] == size.to_bytes(4, order) for order in ("little", "big")):
+            return kind(block[:size], check=False)
+    raise ValueError("it does not begin with a NIfTI header")

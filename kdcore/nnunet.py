@@ -1,11 +1,14 @@
 """nnU-Net as a teacher: the probabilities it exports."""
 
 from pathlib import Path
+from typing import Any
 
 import numpy as np
 
 from kdcore.cases import Case
 from kdcore.files import digest, file_digest
+
+_MOST_CLASSES = 255
 
 
 class NNUNetProbabilities:
@@ -35,11 +38,23 @@ class NNUNetProbabilities:
                 key = next((k for k in ("probabilities", "softmax") if k in content), None)
                 if key is None:
                     raise ValueError(f"it has no array `probabilities`, only {content.files}")
+                _check_shape(content, key, case)
                 array = content[key]
             if array.dtype.kind not in "iuf":
                 raise ValueError(f"it holds {array.dtype} values")
         except Exception as error:
             raise ValueError(f"{path} is no probability map: {error}.") from error
-        if array.ndim != 4:
-            raise ValueError(f"{path} has shape {array.shape}; expected (C, Z, Y, X).")
         return np.asarray(array, np.float32).transpose(3, 2, 1, 0)
+
+
+def _check_shape(content: Any, key: str, case: Case) -> None:
+    """From the array's header, before anything of its size is allocated."""
+    with content.zip.open(f"{key}.npy") as file:
+        version = np.lib.format.read_magic(file)
+        read = {(1, 0): np.lib.format.read_array_header_1_0}.get(
+            version, np.lib.format.read_array_header_2_0
+        )
+        shape = read(file)[0]
+    expected = case.image.shape[2::-1]
+    if len(shape) != 4 or shape[1:] != expected or not 1 <= shape[0] <= _MOST_CLASSES:
+        raise ValueError(f"its shape is {shape}; expected (classes, Z, Y, X), here {expected}")

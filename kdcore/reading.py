@@ -226,7 +226,7 @@ def _entries(folder: Path, description: Mapping[str, Any]) -> list[tuple[Path, P
         misspelt = isinstance(entry, dict) and label is None and set(entry) - {"image", "label"}
         if not isinstance(image, str) or not isinstance(label, str | None) or misspelt:
             raise ValueError(f"{folder / 'dataset.json'}: unexpected entry {entry!r}.")
-        listed.append((_inside(folder, image), _inside(folder, label) if label else None))
+        listed.append((_inside(folder, image), None if label is None else _inside(folder, label)))
     for entry in description.get("test") or []:
         image = entry.get("image") if isinstance(entry, dict) else entry
         if not isinstance(image, str):
@@ -250,9 +250,15 @@ def _check_listed(path: Path, listed: Sequence[tuple[Path, Path | None]]) -> Non
 
 
 def _inside(folder: Path, relative: str) -> Path:
-    path = folder / relative
-    if "\0" in relative or not path.resolve().is_relative_to(folder.resolve()):
-        raise ValueError(f"{folder / 'dataset.json'} points out of its folder: {relative!r}")
+    path, listed = folder / relative, folder / "dataset.json"
+    try:
+        inside = path.resolve().is_relative_to(folder.resolve())
+    except (OSError, RuntimeError, ValueError) as error:  # links in a circle, impossible names
+        raise ValueError(f"{listed} names a file that cannot be: {relative!r} ({error})") from error
+    if not inside:
+        raise ValueError(f"{listed} points out of its folder: {relative!r}")
+    if not relative.strip():
+        raise ValueError(f"{listed} has an entry without a file name.")
     return path
 
 

@@ -9,6 +9,7 @@ import numpy as np
 from scipy import ndimage
 
 from kdcore.cases import Case
+from kdcore.nifti import MOST_VOXELS
 
 _SHIFT = 0.01  # old voxels
 
@@ -30,13 +31,21 @@ def resample(case: Case, spacing_mm: float) -> Case:
         case has one, places them where they were.
 
     Raises:
-        ValueError: If `spacing_mm` is not a positive number.
+        ValueError: If `spacing_mm` is not a positive number, or so small that nothing could
+            hold the result.
     """
     if not (np.isfinite(spacing_mm) and spacing_mm > 0):
         raise ValueError(f"spacing_mm must be one size > 0 mm. Received: {spacing_mm}.")
     old = np.array(case.image.shape[:3])
     factor = spacing_mm / np.array(case.spacing_mm)  # old voxels in a new one
-    new = np.maximum(np.rint(old / factor), 1).astype(int)
+    size = np.maximum(np.rint(old / factor), 1)
+    if not size.prod() <= MOST_VOXELS:
+        raise ValueError(
+            f"{case.case_id}: at {spacing_mm:g} mm it would have {size.prod():.2g} voxels, "
+            f"more than {MOST_VOXELS}. Its own are of {case.spacing_mm} mm: are these lengths "
+            "right?"
+        )
+    new = size.astype(int)
     offset = (old - 1) / 2 - factor * (new - 1) / 2  # index of the first new voxel
     image = np.empty((*new, len(case.sequences)), np.float32)
     for channel in range(len(case.sequences)):

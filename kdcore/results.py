@@ -106,13 +106,42 @@ def save_results(results: Mapping[str, Any], path: str | Path) -> Path:
 
 
 def load_results(path: str | Path) -> dict[str, Any]:
-    """Read a results file, and say what is missing if it is none."""
+    """Read a results file.
+
+    Raises:
+        ValueError: If something is missing, or a score is none that can be.
+    """
     content = read_json(path)
     missing = [k for k in KEYS if k not in content] if isinstance(content, dict) else KEYS
     if missing:
         raise ValueError(f"{path} is no results file: it lacks {', '.join(missing)}.")
+    try:
+        _check_arms(content["arms"])
+    except ValueError as error:
+        raise ValueError(f"{path} is no results file: {error}.") from error
     results: dict[str, Any] = content
     return results
+
+
+def _check_arms(arms: Any) -> None:
+    """Numbers where numbers belong, and Dice in [0, 1]."""
+    for name, arm in _items(arms, "arms"):
+        _items(arm, name)
+        for case_id, seeds in _items(arm.get("per_case"), f"per_case of {name}"):
+            for seed, labels in _items(seeds, f"{case_id} of {name}"):
+                for label, scores in _items(labels, f"{case_id}, seed {seed} of {name}"):
+                    for metric, value in _items(scores, f"label {label} of {case_id}"):
+                        most = np.inf if metric.endswith("_mm") else 1.0
+                        if value is not None and not (
+                            type(value) in (int, float) and 0 <= value <= most
+                        ):
+                            raise ValueError(f"{name}, {case_id}: {metric} is {str(value)[:20]}")
+
+
+def _items(value: Any, what: str) -> Iterable[tuple[str, Any]]:
+    if not isinstance(value, dict):
+        raise ValueError(f"{what} must be a dict, not {type(value).__name__}")
+    return value.items()
 
 
 def collapsed(results: Mapping[str, Any], least: float) -> list[str]:

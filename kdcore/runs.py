@@ -8,8 +8,11 @@ result.json                  metrics, history, versions, hardware, time; written
 """
 
 import copy
+import hashlib
 import math
+import shutil
 import time
+import zipfile
 from collections.abc import Mapping
 from pathlib import Path
 from typing import Any
@@ -17,12 +20,24 @@ from typing import Any
 import keras
 
 from kdcore.batches import Batches
-from kdcore.files import digest, file_digest, lock, plain, read_json, replacing, write_json
+from kdcore.files import (
+    digest,
+    file_digest,
+    lock,
+    plain,
+    read_json,
+    read_sealed,
+    replacing,
+    write_json,
+)
 from kdcore.provenance import provenance
 from kdcore.splits import Split
 
 _START: dict[str, Any] = {"epoch": 0, "history": {}, "seconds": 0.0, "weights": None}
-_RESULT = {"arm", "seed", "per_case", "history", "params", "training_seconds", "model_digest"}
+_RESULT = {
+    "arm", "seed", "per_case", "history", "params", "training_seconds", "model_digest",
+    "settings_digest",
+}  # fmt: skip
 
 
 class RunError(ValueError):
@@ -71,7 +86,7 @@ class Run:
         """What `finish` wrote."""
         if not self.finished:
             raise RunError(f"{self.folder} is not finished; its training goes on when run.")
-        content: dict[str, Any] = read_json(self.folder / "result.json")
+        content: dict[str, Any] = read_sealed(self.folder / "result.json", RunError)
         if not isinstance(content, dict) or _RESULT - set(content):
             raise RunError(
                 f"{self.folder / 'result.json'} is damaged. Delete {self.folder} to train again."
@@ -102,6 +117,8 @@ class Run:
                 self._fit(model, batches, epochs, **kwargs)
 
     def _fit(self, model: keras.Model, batches: Batches, epochs: int, **kwargs: Any) -> None:
+        for left in self.folder.glob(".part-*"):  # of a process that was killed
+            shutil.rmtree(left, ignore_errors=True)
         state = self._restore(model)
         if state["epoch"] >= epochs:
             return
@@ -143,6 +160,7 @@ class Run:
                 "history": state["history"],
                 "training_seconds": state["seconds"],
                 "model_digest": weights_digest(network),
+                "settings_digest": settings_digest(self.folder / "model.keras"),
                 **provenance(),
                 **content,
             },
@@ -162,7 +180,8 @@ class Run:
             network = keras.saving.load_model(path, compile=False, safe_mode=True)
         except Exception as error:
             raise RunError(f"{path} cannot be loaded: {error}. Delete {self.folder}.") from error
-        if weights_digest(network) != self.result["model_digest"]:
+        found = {"model_digest": weights_digest(network), "settings_digest": settings_digest(path)}
+        if any(self.result[key] != value for key, value in found.items()):
             raise RunError(
                 f"{path} is not the network that was trained here: its digest is another. "
                 f"Restore it, or delete {self.folder} to train again."
@@ -172,7 +191,7 @@ class Run:
     def _state(self) -> dict[str, Any]:
         path = self.folder / "state.json"
         if path.exists():
-            state = read_json(path)
+            state = read_sealed(path, RunError)
             if not isinstance(state, dict) or {*_START} - set(state):
                 raise RunError(f"{path} is damaged. Delete {self.folder} to train again.")
             return state
@@ -184,7 +203,7 @@ class Run:
             path = self.folder / Path(state["weights"]).name
             if not path.exists():
                 raise RunError(f"{path} is missing. Delete {self.folder} to train again.")
-            if state.get("digest") not in (None, file_digest(path)):
+            if state.get("digest") != file_digest(path):
                 raise RunError(f"{path} is damaged. Delete {self.folder} to train again.")
             try:
                 model.optimizer.build(model.trainable_variables)
@@ -244,6 +263,12 @@ class _SaveState(keras.callbacks.Callback):
 def _size_on_disk(model: keras.Model) -> int:
     variables = (*model.variables, *model.optimizer.variables)
     return sum(4 * math.prod(variable.shape) + 2048 for variable in variables)
+
+
+def settings_digest(path: Path) -> str:
+    """Of what a .keras file says of its layers: the weights alone do not make the network."""
+    with zipfile.ZipFile(path) as file:
+        return hashlib.sha256(file.read("config.json")).hexdigest()
 
 
 def weights_digest(network: keras.Model) -> str:

@@ -20,7 +20,7 @@ from tqdm import tqdm
 
 from kdcore.cases import Case, forget
 from kdcore.digests import teacher_digest
-from kdcore.files import digest, file_digest, open_array, read_json, replacing, write_json
+from kdcore.files import digest, file_digest, open_array, read_sealed, replacing, write_json
 from kdcore.normalization import Normalization, describe_normalization
 from kdcore.splits import Split
 
@@ -83,7 +83,7 @@ class SoftTargets:
             "normalization": describe_normalization(normalization),
         }
         if (folder / "manifest.json").exists():
-            _compare_header(folder, read_json(folder / "manifest.json"), header)
+            _compare_header(folder, read_sealed(folder / "manifest.json", SoftTargetsError), header)
         for case in tqdm(cases, "soft targets", leave=False, disable=None):
             _write_case(folder, header, teacher, case, normalization)
         return cls.open(folder)
@@ -115,7 +115,7 @@ class SoftTargets:
                 f"{folder} holds no soft targets: it has no manifest.json. "
                 "Make them with SoftTargets.write."
             )
-        manifest = read_json(folder / "manifest.json")
+        manifest = read_sealed(folder / "manifest.json", SoftTargetsError)
         known = isinstance(manifest, dict) and manifest.get("format") == FORMAT
         if not (known and isinstance(manifest.get("num_classes"), int)):
             raise SoftTargetsError(f"{folder / 'manifest.json'} is of an unknown format.")
@@ -202,7 +202,7 @@ def _write_case(
     probabilities = teacher_probabilities(teacher, case, normalization)
     manifest = {**header, "num_classes": probabilities.shape[-1]}
     if (folder / "manifest.json").exists():
-        _compare_header(folder, read_json(folder / "manifest.json"), manifest)
+        _compare_header(folder, read_sealed(folder / "manifest.json", SoftTargetsError), manifest)
     else:
         write_json(folder / "manifest.json", manifest, sealed=True)
     log_p = np.log(np.maximum(probabilities, _LEAST_PROBABILITY)).astype(np.float16)
@@ -238,7 +238,7 @@ def _compare_sequences(folder: Path, labelled: dict[str, str], case: Case) -> No
 
 
 def _read_record(path: Path) -> dict[str, Any]:
-    record = read_json(path)
+    record = read_sealed(path, SoftTargetsError)
     if (
         not isinstance(record, dict)
         or not isinstance(record.get("image"), dict)

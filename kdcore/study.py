@@ -24,7 +24,7 @@ from filelock import Timeout
 from kdcore import config, results, tables
 from kdcore.arguments import add_arguments, from_options
 from kdcore.experiment import Experiment, train
-from kdcore.files import lock, read_json, write_json
+from kdcore.files import lock, read_sealed, write_json
 from kdcore.fused import forget_trainings
 from kdcore.summary import show, summarize
 
@@ -65,7 +65,7 @@ class Job:
 
     def record(self) -> dict[str, Any]:
         """What is kept of it; raises ValueError if the file is not of this job, or damaged."""
-        kept: dict[str, Any] = read_json(self.path)
+        kept: dict[str, Any] = read_sealed(self.path)
         if not self._is_mine(kept):
             raise ValueError(
                 f"{self.path} is no record of this run ({self.name}). Delete it to do it again."
@@ -123,8 +123,9 @@ def work(jobs: Sequence[Job]) -> None:
         finished += 1
         left = [job for job in left if not job.done]
         minutes = (time.monotonic() - start) / finished * len(left) / 60
+        dice = tables.number(taken.record()["validation_dice"], ".3f")
         print(
-            f"{taken.name}: validation Dice {taken.record()['validation_dice']:.3f}. "
+            f"{taken.name}: validation Dice {dice}. "
             f"{len(jobs) - len(left)} of {len(jobs)} runs; at most {minutes:.0f} minutes left",
             flush=True,
         )

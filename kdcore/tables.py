@@ -89,7 +89,7 @@ def calibration_table(results: Mapping[str, Any]) -> str:
         beliefs = [_over_cases(arm.get("calibration"), key) for key in ("ece", "nll", "brier")]
         agreed = _over_cases(arm.get("agreement"))
         seconds = [run["training_seconds"] for run in arm["runs"].values()]
-        row = [name, *(_number(value, ".4f") for value in beliefs), _number(agreed, ".3f")]
+        row = [name, *(number(value, ".4f") for value in beliefs), number(agreed, ".3f")]
         rows.append([*row, f"{np.mean(seconds):.0f}"])
     header = ["arm", "ECE", "NLL", "Brier", "Dice with its teacher", "training seconds"]
     return markdown(header, rows)
@@ -103,12 +103,13 @@ def _over_cases(part: Mapping[str, Any] | None, key: str | None = None) -> float
     return float(np.mean(known)) if known else None
 
 
-def _number(value: float | None, form: str) -> str:
+def number(value: float | None, form: str) -> str:
+    """Formatted, or a dash where it was not measured."""
     return "–" if value is None else format(value, form)
 
 
 def _p(value: float | None) -> str:
-    return "< 0.0001" if value is not None and value < 0.0001 else _number(value, ".4f")
+    return "< 0.0001" if value is not None and value < 0.0001 else number(value, ".4f")
 
 
 def gap_table(results: Mapping[str, Any], names: Mapping[str, str] | None = None) -> str:
@@ -190,7 +191,7 @@ def grid_table(results: Mapping[str, Any], label: str = MEAN) -> str:
     cells = grid(results, label)
     alphas = sorted({alpha for _, alpha in cells})
     rows = [
-        [f"{T:g}", *(_number(cells.get((T, alpha)), ".3f") for alpha in alphas)]
+        [f"{T:g}", *(number(cells.get((T, alpha)), ".3f") for alpha in alphas)]
         for T in sorted({T for T, _ in cells})
     ]
     return markdown(["T", *(f"alpha {alpha:g}" for alpha in alphas)], rows)

@@ -3,7 +3,7 @@
 import numpy as np
 from keras import ops
 
-from kdcore.voxels import IGNORE, Tensor, check_labels, expand_weight
+from kdcore.voxels import Tensor, check_labels, expand_weight, labelled_voxels
 
 
 def input_of(role: str, x: Tensor) -> Tensor:
@@ -54,7 +54,7 @@ def hard_weights(
     if len(mask.shape) == len(logits.shape) and mask.shape[-1] != 1:  # one-hot
         return mask, sample_weight
     mask = ops.cast(mask, "int32")  # in uint8, −1 would be 255
-    labelled = ops.cast(mask != IGNORE, "float32")
+    labelled = ops.cast(labelled_voxels(mask, logits), "float32")
     labels = ops.maximum(mask, 0)
     if len(mask.shape) == len(logits.shape):
         labelled = ops.squeeze(labelled, axis=-1)
@@ -78,10 +78,31 @@ def check_arrays(y: Tensor, channels: int | None) -> None:
     """Refuse impossible labels and soft targets before training, where y is an array."""
     mask = y.get("mask") if isinstance(y, dict) else y
     soft_targets = y.get("soft_targets") if isinstance(y, dict) else None
-    if isinstance(mask, np.ndarray) and channels and mask.dtype.kind in "iu":
+    if isinstance(mask, np.ndarray) and channels:
+        _check_mask(mask, channels)
+    if isinstance(soft_targets, np.ndarray):
+        _check_soft_targets(soft_targets)
+
+
+def _check_mask(mask: np.ndarray, channels: int) -> None:
+    """Whole numbers, or shares of the classes that sum to 1."""
+    whole = np.equal(np.trunc(mask), mask)  # NaN is not
+    if whole.all():
         check_labels(mask, channels)
-    if isinstance(soft_targets, np.ndarray) and soft_targets.max(initial=0) > 1e-3:
+    elif mask.shape[-1] != channels or not np.allclose(mask.sum(axis=-1), 1.0, atol=1e-3):
         raise ValueError(
-            f"Soft targets are log-probabilities, at most 0. Received: {soft_targets.max():.3g}. "
-            "Pass np.log of probabilities, or log_softmax of logits."
+            "A mask holds one whole number a voxel, or a share of each class that sum to 1. "
+            f"Received: {mask[~whole].flat[0]:.3g} among the values."
+        )
+
+
+def _check_soft_targets(log_p: np.ndarray) -> None:
+    total = np.exp(log_p.astype(np.float32)).sum(axis=-1)
+    one_channel = log_p.shape[-1] == 1
+    fits = total <= 1.01 if one_channel else np.abs(total - 1) <= 0.01
+    if not fits.all():  # NaN does not
+        raise ValueError(
+            "Soft targets are log-probabilities, at most 0, and the probabilities of a voxel sum "
+            f"to 1. Received: a sum of {total[~fits].flat[0]:.3g}. Pass np.log of probabilities, "
+            "or log_softmax of logits."
         )

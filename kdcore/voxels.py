@@ -12,16 +12,18 @@ Tensor = Any
 IGNORE = -1
 """Mask value of a voxel without a label (unlabelled or to be ignored)."""
 
+HIGHEST_TEMPERATURE = 1000.0
 # Below this total of squared probabilities a class is as good as absent.
 _EPSILON = 1e-6
 
 
 def check_temperature(temperature: float) -> float:
-    """The temperature as a float, if it is a positive finite number."""
+    """The temperature as a float, if it lies above 0 and is at most 1000."""
     value = float(temperature)
-    if not (np.isfinite(value) and value > 0):
+    if not 0 < value <= HIGHEST_TEMPERATURE:
         raise ValueError(
-            f"temperature must be a positive finite number. Received: {temperature}. "
+            f"temperature must be a positive finite number, at most {HIGHEST_TEMPERATURE:g} "
+            f"(beyond, float32 rounds the differences away). Received: {temperature}. "
             "T = 1 is the teacher's own softmax; 2 to 4 are usual."
         )
     return value
@@ -133,6 +135,7 @@ def dice_per_class(y: Tensor, p: Tensor, sample_weight: Tensor | None) -> Tensor
     error, size = ops.square(y - p), ops.square(y) + ops.square(p)
     if sample_weight is not None:
         weight = expand_weight(ops.cast(sample_weight, y.dtype), y[..., 0])[..., None]
+        weight = ops.divide_no_nan(weight, ops.max(weight))  # a ratio knows no scale
         error, size = error * weight, size * weight
     return sum_per_class(error) / (sum_per_class(size) + _EPSILON)
 
@@ -152,7 +155,17 @@ def split_ignored(mask: Tensor, logits: Tensor) -> tuple[Tensor, Tensor]:
         )
     mask = ops.cast(mask, "int32")
     check_labels(mask, logits.shape[-1])
-    return ops.maximum(mask, 0), ops.cast(mask != IGNORE, logits.dtype)
+    return ops.maximum(mask, 0), labelled_voxels(mask, logits)
+
+
+def labelled_voxels(mask: Tensor, logits: Tensor) -> Tensor:
+    """1 where a voxel has a label, 0 where it has none, NaN for a label that cannot be.
+
+    In a graph nothing can be raised; a loss that is NaN from the first step is seen.
+    """
+    impossible = ops.logical_or(mask < IGNORE, mask >= max(logits.shape[-1], 2))
+    labelled = ops.cast(mask != IGNORE, "float32")
+    return ops.cast(ops.where(impossible, float("nan"), labelled), logits.dtype)
 
 
 def check_labels(mask: Tensor, channels: int) -> None:

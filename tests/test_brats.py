@@ -4,7 +4,7 @@ from dataclasses import replace
 
 import numpy as np
 import pytest
-from conftest import make_brain, write_brats, write_nifti
+from conftest import make_brain, make_case, write_brats, write_nifti
 
 import kdcore
 from kdcore.resampling import reorient
@@ -266,3 +266,9 @@ def test_one_voxel_is_the_least():
 def test_impossible_spacing(spacing):
     with pytest.raises(ValueError, match="spacing_mm must be one size > 0 mm. Received"):
         kdcore.resample(ball(RAS), spacing)
+
+
+def test_lengths_that_no_machine_could_hold():
+    case = replace(make_case(0), spacing_mm=(1000.0, 1000.0, 1000.0), affine=None)
+    with pytest.raises(ValueError, match="case_000: at 1 mm it would have .* are these lengths"):
+        kdcore.resample(case, 1.0)

@@ -333,3 +333,37 @@ def test_values_that_cannot_be(folder, changes):
     description(folder, **changes)
     with pytest.raises(ValueError, match="dataset.json"):
         kdcore.read_msd(folder)
+
+
+def with_entry(folder, **entry):
+    description = json.loads((folder / "dataset.json").read_text())
+    description["training"][0] |= entry
+    (folder / "dataset.json").write_text(json.dumps(description))
+
+
+@pytest.mark.parametrize("name", ["\ud800.nii.gz", "./imagesTr/circle.nii.gz", "a" * 5000])
+def test_names_that_cannot_be(folder, name):
+    (folder / "imagesTr" / "circle.nii.gz").symlink_to("circle.nii.gz")
+    with_entry(folder, image=name)
+    with pytest.raises((ValueError, OSError), match="dataset.json"):
+        kdcore.read_msd(folder)
+
+
+def test_a_case_does_not_lose_its_mask_in_silence(folder):
+    with_entry(folder, label="")
+    with pytest.raises(ValueError, match="dataset.json has an entry without a file name"):
+        kdcore.read_msd(folder)
+
+
+def test_bytes_before_the_voxels_are_not_read_without_end(tmp_path):
+    """An extension that claims, and a gzip file that holds, far more than any header needs."""
+    path = write_nifti(tmp_path / "x.nii.gz", np.ones((4, 4, 4), np.float32))
+    content = bytearray(gzip.decompress(path.read_bytes()))
+    content[108:112] = np.float32(2**28).tobytes()  # where the voxels begin
+    content[348] = 1  # there are extensions
+    with gzip.open(path, "wb", compresslevel=1) as file:
+        file.write(bytes(content))
+        for _ in range(64):
+            file.write(bytes(2**20))
+    with pytest.raises(ValueError, match="x.nii.gz .*voxels begin at byte 268435456; expected"):
+        kdcore.read_case(path)

@@ -84,3 +84,8 @@ def test_needs_cases_with_masks(seen):
     hidden = [kdcore.Case(c.case_id, c.image, None, (1, 1, 1)) for c in seen]
     with pytest.raises(ValueError, match="needs cases with masks"):
         check(segmenter(), segmenter(), hidden)
+
+
+def test_an_impossible_temperature(seen):
+    with pytest.raises(ValueError, match="temperature must be a positive"):
+        kdcore.check_teaching(None, None, [], temperature=0)

@@ -7,6 +7,7 @@ from conftest import make_case
 
 import kdcore
 from kdcore.deploy import load_exported
+from kdcore.files import file_digest, read_json, write_json
 
 pytest.importorskip("onnxruntime")
 pytest.importorskip("ai_edge_litert")
@@ -124,3 +125,20 @@ def test_files_that_do_not_belong_together_are_refused(student, images, tmp_path
         load_exported(tmp_path / "b.tflite")
     with pytest.raises(ValueError, match="ending"):
         load_exported(tmp_path / "b.h5")
+
+
+@pytest.mark.parametrize("ending", ["onnx", "tflite"])
+def test_what_no_runtime_can_read_is_refused(student, tmp_path, ending):
+    """Random bytes with a digest that fits, and a description without shapes."""
+    path = kdcore.export(student, tmp_path / f"a.{ending}")
+    description = read_json(tmp_path / f"a.{ending}.json")
+    for shape in (5, [None, 32, 24, None], None):
+        wrong = {**description, "input": shape if shape is None else {"shape": shape}}
+        write_json(tmp_path / f"a.{ending}.json", wrong)
+        with pytest.raises(ValueError, match=f"a.{ending}.json names no shapes"):
+            load_exported(path)
+    path.write_bytes(bytes(range(256)) * 8)
+    changed = {**description, "file_digest": file_digest(path)}
+    write_json(tmp_path / f"a.{ending}.json", changed)
+    with pytest.raises(ValueError, match=f"a.{ending} is no network that can be run"):
+        load_exported(path)

@@ -85,3 +85,18 @@ def test_a_read_only_folder_needs_no_lock(tmp_path, monkeypatch):
     monkeypatch.setattr(os, "access", lambda *args: False)  # chmod does not stop root
     with lock(tmp_path / "a"):
         assert not list(tmp_path.iterdir())
+
+
+def test_a_file_without_its_digest_is_refused_where_one_belongs(tmp_path):
+    path = tmp_path / "a.json"
+    write_json(path, {"a": 1})
+    assert read_json(path) == {"a": 1}
+    with pytest.raises(ValueError, match="a.json is not as it was written: it lacks its digest"):
+        read_json(path, sealed=True)
+
+
+def test_nesting_without_end_is_named(tmp_path):
+    path = tmp_path / "deep.json"
+    path.write_text('{"kdcore_sha256": "x", "a": ' + "[" * 700 + "]" * 700 + "}")
+    with pytest.raises(ValueError, match="deep.json is not"):
+        read_json(path)

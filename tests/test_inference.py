@@ -48,3 +48,28 @@ def test_mask_is_the_most_probable_label():
 def test_wrong_number_of_sequences_is_refused():
     with pytest.raises(ValueError, match="has 1 sequences .* takes 4"):
         kdcore.predict_probabilities(identity((None, None), 4), make_case(0))
+
+
+@pytest.mark.parametrize("value", [np.nan, np.inf])
+def test_a_network_that_diverged_is_no_network_of_background(value):
+    model, case = identity((None, None)), make_case(0)
+    model.set_weights([np.full_like(model.get_weights()[0], value)])
+    for use in (kdcore.predict_mask, lambda m, c: kdcore.evaluate(m, [c])):
+        with pytest.raises(ValueError, match="case_000: the network .* puts out NaN or infinity"):
+            use(model, case)
+
+
+def test_soft_targets_of_a_network_that_diverged_are_not_written(tmp_path):
+    model = identity((None, None))
+    model.set_weights([np.full_like(model.get_weights()[0], np.nan)])
+    with pytest.raises(ValueError, match="puts out NaN"):
+        kdcore.SoftTargets.write(model, [make_case(0)], tmp_path)
+
+
+def test_what_is_no_segmentation_network_is_refused():
+    inputs = keras.Input((32, 24, 1))
+    flat = keras.layers.Dense(3)(keras.layers.GlobalAveragePooling2D()(inputs))
+    coarse = keras.layers.Conv2D(3, 1, strides=2)(inputs)
+    for outputs in (flat, coarse, [coarse, coarse]):
+        with pytest.raises(ValueError, match="Expected .*'classes'.*: logits of every voxel"):
+            kdcore.predict_mask(keras.Model(inputs, outputs), make_case(0))

@@ -210,7 +210,38 @@ def test_mean_teacher_of_bernoulli_networks_averages_probabilities():
 # --- refusals ---------------------------------------------------------------------------
 
 
-@pytest.mark.parametrize("temperature", [0, -1, float("nan"), float("inf")])
+@pytest.mark.parametrize("loss", LOSSES)
+def test_a_teacher_that_is_certain(loss):
+    """Log-probabilities of one-hot labels: 0 · log 0 is 0, and the student's gradient finite."""
+    teacher = np.array([[[0.0, -np.inf], [-np.inf, 0.0]]], "float32")
+    student = np.array([[[0.5, -0.5], [0.25, 0.0]]], "float32")
+    value, nearly = (
+        float(loss(t, student, 1.0)) for t in (teacher, np.maximum(teacher, -60).astype("float32"))
+    )
+    assert value == approx(nearly, rel=1e-5) and np.isfinite(value)
+    assert np.isfinite(gradient(lambda z: loss(teacher, z, 1.0), student)).all()
+
+
+def test_certain_teacher_by_hand():
+    """A student without an opinion is log 2 from any label."""
+    teacher = np.where(np.eye(2)[None] > 0, 0.0, -np.inf).astype("float32")
+    assert float(kdcore.kd_loss(teacher, np.zeros((1, 2, 2)), 1.0)) == approx(np.log(2))
+    assert float(kdcore.kd_loss([[[np.inf]]], [[[0.0]]], 1.0)) == approx(np.log(2))
+
+
+@pytest.mark.parametrize("scale", [1e-8, 1.0, 1e4])
+def test_the_scale_of_weights_does_not_matter(scale, rng):
+    y, p = rng.dirichlet([1, 1], (2, 5)), rng.dirichlet([1, 1], (2, 5))
+    weight = np.array([1.0, 3.0])
+    expected = float(kdcore.soft_dice_loss(y, p, weight))
+    assert float(kdcore.soft_dice_loss(y, p, scale * weight)) == approx(expected, rel=1e-5)
+    mask = rng.integers(0, 2, (2, 5))
+    expected = float(kdcore.dice_cross_entropy(mask, np.log(p), weight))
+    received = float(kdcore.dice_cross_entropy(mask, np.log(p), scale * weight))
+    assert received == approx(expected, rel=1e-5)
+
+
+@pytest.mark.parametrize("temperature", [0, -1, float("nan"), float("inf"), 1001])
 def test_impossible_temperature_is_refused(temperature):
     with pytest.raises(ValueError, match="temperature must be a positive finite number"):
         kdcore.kd_loss(np.zeros((1, 2)), np.zeros((1, 2)), temperature)

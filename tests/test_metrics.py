@@ -7,7 +7,7 @@ from hypothesis import strategies as st
 from pytest import approx
 
 import kdcore
-from kdcore.metrics import agreement, evaluate_with_calibration, mean_dice
+from kdcore.metrics import agreement, calibration, evaluate_with_calibration, mean_dice
 from kdcore.splits import LeakageError
 
 
@@ -157,3 +157,25 @@ def test_agreement_by_hand():
         "b", np.eye(3)[np.zeros((1, 2, 2), int)], None, (1, 1, 1), ("x", "y", "z")
     )
     assert np.isnan(agreement(says, [nothing], says, [nothing], None)["b"])
+
+
+def test_calibration_in_half_precision_is_finite():
+    p = np.array([[[[1.0, 0.0], [0.25, 0.75]]]])
+    reference = np.array([[[1, 1]]])
+    whole, half = (calibration(reference, p.astype(t)) for t in ("float64", "float16"))
+    assert half["nll"] == approx(whole["nll"], rel=1e-3) and half["brier"] == approx(whole["brier"])
+
+
+@pytest.mark.parametrize(
+    ("label", "factor", "message"),
+    [
+        (-1, 1.0, "Labels run from -1"),
+        (255, 1.0, "Labels run .* 255"),
+        (0, 2.0, "sum to 1"),
+        (0, np.nan, "sum to 1"),
+    ],
+)
+def test_calibration_of_what_cannot_be(label, factor, message):
+    p = factor * np.full((1, 1, 2, 2), 0.5)
+    with pytest.raises(ValueError, match=message):
+        calibration(np.array([[[label, 0]]]), p)

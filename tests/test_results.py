@@ -75,6 +75,27 @@ def test_one_network_has_one_speed(collected):
     assert all(row.rstrip(" |").endswith("| 0.50") for row in rows)
 
 
+@pytest.mark.parametrize("value", [7, -3, True, "0.9", {}, float("inf")])
+def test_a_dice_that_cannot_be_is_refused(collected, tmp_path, value):
+    collected["arms"]["student"]["per_case"]["x"]["0"]["1"]["dice"] = value
+    (tmp_path / "r.json").write_text(json.dumps(collected))
+    with pytest.raises(ValueError, match="r.json is no results file: student, x: dice is|NaN|Inf"):
+        results.load_results(tmp_path / "r.json")
+
+
+@pytest.mark.parametrize("key", ["arms", "per_case", "x", "0", "1"])
+def test_what_is_no_dict_is_named(collected, tmp_path, key):
+    at = collected
+    for step in ("arms", "student", "per_case", "x", "0", "1"):
+        if step == key:
+            at[step] = 5
+            break
+        at = at[step]
+    (tmp_path / "r.json").write_text(json.dumps(collected))
+    with pytest.raises(ValueError, match="r.json is no results file: .* must be a dict, not int"):
+        results.load_results(tmp_path / "r.json")
+
+
 def test_what_a_reference_lacks_is_a_false_find_and_no_dice(collected):
     """Label 2 is not in y: the baseline finds it in its run, the student in one of two."""
     collected["absent"] = {"1": [], "2": ["y"]}

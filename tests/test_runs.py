@@ -1,4 +1,5 @@
 import json
+import zipfile
 
 import keras
 import numpy as np
@@ -140,7 +141,7 @@ def test_damaged_run_folders_are_named(tmp_path):
         run.fit(network(), batches(), 4, verbose=0)
     for text in ("{}", "[]"):
         (run.folder / "state.json").write_text(text)
-        with pytest.raises(RunError, match="state.json is damaged"):
+        with pytest.raises(RunError, match="state.json is not as it was written"):
             run.fit(network(), batches(), 4, verbose=0)
     (run.folder / "config.json").write_text("[]")
     with pytest.raises(RunError, match="another configuration"):
@@ -218,7 +219,7 @@ def test_a_changed_or_damaged_result_is_refused(tmp_path):
     with pytest.raises(ValueError, match="result.json is not as it was written"):
         _ = run.result
     path.write_text("{}")
-    with pytest.raises(RunError, match="result.json is damaged"):
+    with pytest.raises(RunError, match="result.json is not as it was written"):
         _ = run.result
 
 
@@ -229,11 +230,36 @@ def test_a_finished_run_stays_as_it_is(tmp_path):
     assert (run.folder / "result.json").read_bytes() == before
 
 
-def test_an_older_run_without_digests_goes_on(tmp_path):
+@pytest.mark.parametrize("change", [{"epoch": 3}, {"weights": None}, {"epoch": "x"}, {}])
+def test_a_state_that_was_changed_or_has_no_digest_is_refused(tmp_path, change):
     with pytest.raises(KeyboardInterrupt):
         open_run(tmp_path).fit(network(), batches(), 4, verbose=0, callbacks=[StopAfter(1)])
     path = open_run(tmp_path).folder / "state.json"
-    state = {key: value for key, value in read_json(path).items() if key != "digest"}
-    write_json(path, state)
-    open_run(tmp_path).fit(network(), batches(), 4, verbose=0)
-    assert read_json(path)["epoch"] == 4
+    write_json(path, {**read_json(path), **change})
+    with pytest.raises(ValueError, match="state.json is not as it was written: it lacks its dig"):
+        open_run(tmp_path).fit(network(), batches(), 4, verbose=0)
+
+
+def test_other_settings_with_the_same_weights_are_another_network(tmp_path):
+    run, model = open_run(tmp_path), network()
+    run.fit(model, batches(), 1, verbose=0)
+    run.finish(model, {"case_002": {}})
+    path = run.folder / "model.keras"
+    with zipfile.ZipFile(path) as file:
+        parts = {name: file.read(name) for name in file.namelist()}
+    assert open_run(tmp_path).load().count_params() == model.count_params()
+    changed = parts["config.json"].replace(b'"name": "', b'"name": "other', 1)
+    assert changed != parts["config.json"]
+    with zipfile.ZipFile(path, "w") as file:
+        for name, content in {**parts, "config.json": changed}.items():
+            file.writestr(name, content)
+    with pytest.raises(RunError, match="is not the network that was trained here"):
+        open_run(tmp_path).load()
+
+
+def test_what_a_killed_process_left_is_cleared_away(tmp_path):
+    run = open_run(tmp_path)
+    (run.folder / ".part-x").mkdir()
+    (run.folder / ".part-x" / "epoch-0001.weights.h5").write_bytes(b"half")
+    run.fit(network(), batches(), 1, verbose=0)
+    assert not list(run.folder.glob(".part-*"))

@@ -195,6 +195,14 @@ def test_ci_uses_pinned_actions_and_a_token_that_reads():
         assert "github.event" not in text  # a title of a pull request is no command
 
 
+def test_what_may_write_runs_nothing_that_was_installed():
+    for path in WORKFLOWS:
+        steps = re.split(r"^      - ", path.read_text("utf-8"), flags=re.MULTILINE)[1:]
+        for step in steps:
+            if "github.token" in step:
+                assert re.findall(r"run: (\w+ \w+)", step) == ["git push"], step
+
+
 def test_a_way_to_report_is_given():
     text = (ROOT / "SECURITY.md").read_text("utf-8")
     assert "Report a\nvulnerability" in text and "not promised" in text

@@ -165,6 +165,9 @@ def test_broken_manifest_and_missing_case(tmp_path, two):
     with pytest.raises(ValueError, match="manifest.json is not valid JSON"):
         kdcore.SoftTargets.open(tmp_path)
     (tmp_path / "manifest.json").write_text(json.dumps({"format": 99}))
+    with pytest.raises(SoftTargetsError, match="manifest.json is not as it was written"):
+        kdcore.SoftTargets.open(tmp_path)
+    write_json(tmp_path / "manifest.json", {"format": 99}, sealed=True)
     with pytest.raises(SoftTargetsError, match="unknown format"):
         kdcore.SoftTargets.open(tmp_path)
 
@@ -197,7 +200,7 @@ def test_a_lost_array_is_named_and_made_again(tmp_path, two):
         kdcore.SoftTargets.open(tmp_path)["case_000"]
     assert kdcore.SoftTargets.write(flat, two, tmp_path)["case_000"].size
     (tmp_path / "case_001.json").write_text("{}")
-    with pytest.raises(SoftTargetsError, match="case_001.json lacks its digests"):
+    with pytest.raises(SoftTargetsError, match="case_001.json is not as it was written"):
         kdcore.SoftTargets.open(tmp_path)["case_001"]
 
 
@@ -331,4 +334,10 @@ def test_nnunet_arrays_of_no_numbers_are_refused(tmp_path, two):
     shape = (3, *two[0].image.shape[2::-1])
     np.savez(tmp_path / "case_000.npz", probabilities=np.ones(shape, np.complex64))
     with pytest.raises(ValueError, match="case_000.npz is no probability map.*complex64"):
+        kdcore.NNUNetProbabilities(tmp_path)(two[0])
+
+
+def test_nnunet_maps_of_another_size_are_not_even_read(tmp_path, two):
+    np.savez_compressed(tmp_path / "case_000.npz", probabilities=np.zeros((3, 64, 64, 64), "f4"))
+    with pytest.raises(ValueError, match=r"case_000.npz .* its shape is \(3, 64, 64, 64\)"):
         kdcore.NNUNetProbabilities(tmp_path)(two[0])

@@ -62,8 +62,9 @@ def kl(log_p, log_q, axis=-1):
 
 
 def dice_form(y, p, weight, keep=None):
-    """Mean over classes of Σ (y − p)² / (Σ y² + Σ p²)."""
+    """Mean over classes of Σ w (y − p)² / (Σ w (y² + p²) + 10⁻⁶), the largest weight being 1."""
     w = 1.0 if weight is None else full_weight(weight, y.shape[:-1])[..., None]
+    w = w / max(np.max(w), 1e-300)
     axes = tuple(range(y.ndim - 1))
     each = (w * (y - p) ** 2).sum(axes) / ((w * (y**2 + p**2)).sum(axes) + 1e-6)
     keep = np.ones(len(each), bool) if keep is None else keep

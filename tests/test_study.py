@@ -164,7 +164,7 @@ def test_a_record_of_another_run_is_refused(small, tmp_path):
     with pytest.raises(ValueError, match="is no record of this run"):
         other.record()
     baseline.path.write_text("{}")
-    with pytest.raises(ValueError, match="is no record of this run"):
+    with pytest.raises(ValueError, match="is not as it was written"):
         baseline.record()
 
 

@@ -65,7 +65,12 @@ def on_pre_build(config: MkDocsConfig) -> None:
         cached.cache_clear()
     for page in make_tables.PAGES:
         text = page.read_text("utf-8")
-        if make_tables.filled(text) != text:
+        try:
+            filled = make_tables.filled(text)
+        except Exception as error:
+            where = page.relative_to(ROOT)
+            raise PluginError(f"{where}: {type(error).__name__}: {error}") from error
+        if filled != text:
             raise PluginError(
                 f"{page.relative_to(ROOT)} has a table that differs from docs/results. "
                 "Run python docs/make_tables.py."

@@ -77,7 +77,9 @@ function jpegSize(bytes) {
     const marker = bytes[at + 1];
     const isFrame = marker >= 0xc0 && marker <= 0xcf && ![0xc4, 0xc8, 0xcc].includes(marker);
     if (isFrame) return [view.getUint16(at + 7), view.getUint16(at + 5)];
-    at += marker === 0xff ? 1 : 2 + view.getUint16(at + 2); // 0xff may be repeated as filler
+    const bare = marker === 0x01 || (marker >= 0xd0 && marker <= 0xd8); // without a length
+    if (marker === 0xff) at += 1; // may be repeated as filler
+    else at += bare ? 2 : 2 + view.getUint16(at + 2);
   }
   return null;
 }
@@ -88,6 +90,8 @@ async function readPicture(file, size) {
     fail(`is ${size.join(" × ")} pixels. At most ${MAX_PICTURE_SIDE} a side; crop it first.`);
   }
   const bitmap = await createImageBitmap(file).catch(() => fail(damaged("picture")));
+  // Turned on its side by its orientation it may be, another picture it may not.
+  if (Math.max(bitmap.width, bitmap.height) > Math.max(...size)) fail(damaged("picture"));
   const [columns, rows] = [middle(bitmap.width), middle(bitmap.height)];
   const context = new OffscreenCanvas(columns.size, rows.size).getContext("2d");
   context.drawImage(bitmap, -columns.start, -rows.start);

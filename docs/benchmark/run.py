@@ -69,7 +69,7 @@ def save(path: Path, part: str, rows: list[dict[str, Any]]) -> None:
         {"part": part, "target": targets.get(r["name"], ""), **r, "commit": provenance()["commit"]}
         for r in rows
     ]
-    write_json(path, {"rows": kept + new, **provenance()})
+    write_json(path, {"rows": kept + new, **provenance()}, sealed=True)
 
 
 if __name__ == "__main__":

@@ -272,11 +272,25 @@ def test_a_file_can_be_dropped(page):
     assert done(page).startswith("dropped.png")
 
 
+def jpeg_of_two_sizes(real, shown):
+    """A marker without a length; who reads one jumps into a comment that shows another size."""
+
+    def frame(size):
+        return b"\xff\xc0" + struct.pack(">HBHHB", 11, 8, *size[::-1], 1) + b"\x01\x11\x00"
+
+    jump = b"\xff\xd8\xff\x01\xff\xfe" + struct.pack(">H", 1002) + bytes(1000)
+    begin = 4 + 0xFFFE - len(jump) - 4
+    comment = bytearray(0xFFFD)
+    comment[begin : begin + len(frame(shown))] = frame(shown)
+    return jump + b"\xff\xfe" + struct.pack(">H", 0xFFFF) + bytes(comment) + frame(real)
+
+
 BAD_FILES = {
     "notes.txt": (b"hello " * 100, "none of the files that can be read here"),
     "nothing.png": (b"", "is empty"),
     "cut.png": (png(40, 40)[:60], "damaged picture"),
     "bomb.png": (png(40, 40, claimed=(60_000, 60_000)), "60000 × 60000 pixels"),
+    "two.jpg": (jpeg_of_two_sizes((5000, 6000), shown=(100, 100)), "5000 × 6000 pixels"),
     "cut.jpg": (b"\xff\xd8\xff\xe0", "damaged picture"),
     "cut.nii": (volume()[2][:-1], "shorter than its header says"),
     "cut.nii.gz": (gzip.compress(volume()[2])[:-20], "damaged gzip file"),

@@ -101,7 +101,8 @@ def _write(counts: list[dict[str, Any]], options: argparse.Namespace, seconds: f
             print(f"\nNOT HELD, {count['what']}: {failure}")
     if options.out:
         content = {"columns": COLUMNS, "rows": rows, "seed": options.seed, "seconds": seconds}
-        write_json(options.out, {**content, "short": options.short, **provenance()})
+        content |= {"short": options.short, **provenance()}
+        write_json(options.out, content, sealed=True)
 
 
 if __name__ == "__main__":
