@@ -14,7 +14,11 @@ import pytest
 from few_steps import few_steps
 
 LOSSES = [0.819773, 0.758925, 0.752074, 0.733038, 0.726082, 0.715079]
-"""Of `few_steps` with TensorFlow, JAX and PyTorch alike."""
+NORMS = [
+    0.95695, 1.98627, 0.08845, 2.45415, 2.01219, 0.07582, 3.52016, 2.81198, 0.11077, 4.5886, 2.78895,
+    0.11177, 2.32521, 0.07073, 3.55145, 1.99047, 0.10269, 2.29071, 1.95746, 0.10534, 0.93243, 0.09677,
+]  # fmt: skip
+"""Losses, and the norm of each weight, of `few_steps` with TensorFlow, JAX and PyTorch alike."""
 LOSS_TOLERANCE, WEIGHT_TOLERANCE = 1e-5, 1e-4
 
 
@@ -51,6 +55,8 @@ def test_another_number_of_threads_within_tolerance(processes):
 def test_any_backend_within_tolerance(processes):
     losses, weights = few_steps()
     np.testing.assert_allclose(losses, LOSSES, atol=LOSS_TOLERANCE)
+    norms = [np.linalg.norm(w) for w in weights]
+    np.testing.assert_allclose(norms, NORMS, atol=WEIGHT_TOLERANCE)
     flat = np.concatenate([w.ravel() for w in weights])
     np.testing.assert_allclose(flat, processes[0]["weights"], atol=WEIGHT_TOLERANCE)
     assert np.abs(np.diff(losses)).min() > 100 * LOSS_TOLERANCE  # it does learn
