@@ -8,8 +8,9 @@ result.json                  metrics, history, versions, hardware, time; written
 """
 
 import copy
-import hashlib
+import json
 import math
+import re
 import shutil
 import time
 import zipfile
@@ -268,7 +269,18 @@ def _size_on_disk(model: keras.Model) -> int:
 def settings_digest(path: Path) -> str:
     """Of what a .keras file says of its layers: the weights alone do not make the network."""
     with zipfile.ZipFile(path) as file:
-        return hashlib.sha256(file.read("config.json")).hexdigest()
+        settings = json.loads(file.read("config.json"))
+    settings.pop("compile_config", None)  # is of the training
+    return digest(_unnumbered(settings))
+
+
+def _unnumbered(value: Any) -> Any:
+    """Without the numbers that Keras puts behind names: they count what was built before."""
+    if isinstance(value, dict):
+        return {key: _unnumbered(item) for key, item in value.items()}
+    if isinstance(value, list):
+        return [_unnumbered(item) for item in value]
+    return re.sub(r"_\d+$", "", value) if isinstance(value, str) else value
 
 
 def weights_digest(network: keras.Model) -> str:

@@ -9,7 +9,7 @@ from conftest import make_case
 import kdcore
 from kdcore.batches import Batches
 from kdcore.files import digest, read_json, replacing, write_json
-from kdcore.runs import Run, RunError
+from kdcore.runs import Run, RunError, settings_digest
 from kdcore.splits import LeakageError
 
 SPLIT = kdcore.Split(("case_000",), ("case_001",), (), ("case_002",))
@@ -255,6 +255,18 @@ def test_other_settings_with_the_same_weights_are_another_network(tmp_path):
             file.writestr(name, content)
     with pytest.raises(RunError, match="is not the network that was trained here"):
         open_run(tmp_path).load()
+
+
+def test_the_digest_of_settings_is_of_the_network_alone(tmp_path):
+    """Not of what was built before it in the process, nor of how it was trained."""
+    digests = []
+    for rate, ending in ((0.01, None), (0.1, None), (0.1, "relu")):
+        inputs = keras.Input((16, 16, 1))
+        model = keras.Model(inputs, keras.layers.Conv2D(3, 1, activation=ending)(inputs))
+        model.compile(keras.optimizers.Adam(rate), loss=kdcore.DiceCrossEntropy())
+        model.save(tmp_path / "m.keras")
+        digests.append(settings_digest(tmp_path / "m.keras"))
+    assert digests[0] == digests[1] != digests[2]
 
 
 def test_what_a_killed_process_left_is_cleared_away(tmp_path):
