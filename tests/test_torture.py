@@ -73,6 +73,9 @@ def test_half_files_and_repeated_work_are_found_out(tmp_path):
     assert kills.half_files(tmp_path) == ""
     before = kills.finished(tmp_path)
     assert list(before) == ["result.json"] and kills.done_again(before, tmp_path) == ""
+    (tmp_path / ".part-x").mkdir()
+    (tmp_path / ".part-x" / "result.json").write_text("{}")
+    assert kills.finished(tmp_path) == before  # a killed process's leftovers are no results
     (tmp_path / "other.json").write_text('{"a')
     assert "other.json" in kills.half_files(tmp_path)
     (tmp_path / "new").write_text("{}")

@@ -137,7 +137,8 @@ def finished(place: Path) -> dict[str, int]:
     return {
         str(path.relative_to(place)): path.stat().st_ino
         for path in place.rglob("*.json")
-        if path.name in FINISHED or path.parent.name.startswith(("soft-targets-", "records"))
+        if ".part-" not in str(path)  # what a killed process left may go
+        and (path.name in FINISHED or path.parent.name.startswith(("soft-targets-", "records")))
     }
 
 
