@@ -165,6 +165,7 @@ TABLES: dict[str, Callable[[], str]] = {
     "comparisons": lambda: tables.comparison_table(seeds()),
     "tuning": lambda: rows("tuning"),
     "tuning-150k": lambda: rows("tuning-150k"),
+    "tuning-baseline": lambda: rows("tuning-baseline"),
     "collapse": lambda: rows("collapse"),
     "bench": bench,
     "pitfalls": lambda: rows("pitfalls"),
