@@ -182,7 +182,8 @@ class Run:
         except Exception as error:
             raise RunError(f"{path} cannot be loaded: {error}. Delete {self.folder}.") from error
         found = {"model_digest": weights_digest(network), "settings_digest": settings_digest(path)}
-        if any(self.result[key] != value for key, value in found.items()):
+        result = self.result
+        if any(result[key] != value for key, value in found.items()):
             raise RunError(
                 f"{path} is not the network that was trained here: its digest is another. "
                 f"Restore it, or delete {self.folder} to train again."

@@ -107,10 +107,10 @@ def difference(name: str, a: str, b: str, label: str = "mean") -> str:
     return told(row(name, a, b, label))
 
 
-def told(found: Mapping[str, Any]) -> str:
-    """A difference in Dice points, with its 95 % interval."""
-    limits = tables.interval(found["interval"], 100, "+.2f")
-    return f"{100 * found['difference']:+.2f} (95 % interval {limits})".replace("-", "−")
+def told(found: Mapping[str, Any], factor: float = 100) -> str:
+    """A difference in Dice points (or another unit), with its 95 % interval."""
+    limits = tables.interval(found["interval"], factor, "+.2f")
+    return f"{factor * found['difference']:+.2f} (95 % interval {limits})".replace("-", "−")
 
 
 def check(holds: bool) -> str:
@@ -171,9 +171,7 @@ def finds(name: str) -> str:
 
 def ece(name: str, a: str, b: str) -> str:
     """Expected calibration error, a − b, in thousandths, with its 95 % interval."""
-    change, limits = change_of_ece(name, a, b)
-    shown = tables.interval(limits, 1000, "+.2f")
-    return f"{1000 * change:+.2f} (95 % interval {shown})".replace("-", "−")
+    return told(dict(zip(("difference", "interval"), change_of_ece(name, a, b), strict=True)), 1000)
 
 
 def listed(values: Iterable[float]) -> str:
