@@ -6,7 +6,7 @@ from typing import Any
 import make_tables
 import numpy as np
 
-from kdcore import results, tables
+from kdcore import config, results, tables
 from kdcore.statistics import bootstrap_interval, compare, equivalence, per_case
 
 
@@ -15,7 +15,15 @@ def study(name: str) -> dict[str, Any]:
     """A results file by its name; `name@present` is over the cases that have a label."""
     file, _, present = name.partition("@")
     found = results.load_results(make_tables.RESULTS / f"{file}.json")
+    found["arms"] = as_configured(found["arms"])
     return make_tables.having(found) if present else found
+
+
+def as_configured(arms: dict[str, Any]) -> dict[str, Any]:
+    """The arms in the order in which they are configured; JSON has them by the alphabet."""
+    tiers = [tier for data in config.STUDIES.values() for tier in data.values()]
+    order = list(dict.fromkeys(arm for tier in tiers for arm in tier["quick"].arms))
+    return dict(sorted(arms.items(), key=lambda item: order.index(item[0])))
 
 
 def budgets(prefix: str) -> list[str]:
