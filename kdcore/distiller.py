@@ -102,10 +102,11 @@ class Distiller(keras.Model):
         """As in Keras; `loss` is the hard loss, by default `DiceCrossEntropy()`."""
         loss = DiceCrossEntropy() if loss is None else loss
         super().compile(optimizer=optimizer, loss=loss, **kwargs)
+        if self.built:  # variables made while TensorFlow traces cost it seconds
+            self.optimizer.build(self.trainable_variables)
 
     def compile_from_config(self, config: dict[str, Any]) -> None:
         self.compile(**keras.saving.deserialize_keras_object(config))
-        self.optimizer.build(self.trainable_variables)
 
     def build(self, input_shape: Any = None) -> None:
         if not self.student.built:
