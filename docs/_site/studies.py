@@ -36,6 +36,11 @@ def average(name: str, arm: str, label: str = "mean", metric: str = "dice") -> f
     return results.mean_over_cases(study(name), arm, label, metric)
 
 
+def best(name: str) -> str:
+    """The arm with the highest mean Dice."""
+    return max(study(name)["arms"], key=lambda arm: average(name, arm))
+
+
 def row(
     name: str, a: str, b: str, label: str = "mean", among: str = "comparisons"
 ) -> dict[str, Any]:
