@@ -102,7 +102,8 @@ class Distiller(keras.Model):
         """As in Keras; `loss` is the hard loss, by default `DiceCrossEntropy()`."""
         loss = DiceCrossEntropy() if loss is None else loss
         super().compile(optimizer=optimizer, loss=loss, **kwargs)
-        if self.built:  # variables made while TensorFlow traces cost it seconds
+        # Variables that TensorFlow makes while it traces cost it seconds.
+        if self.built and self.optimizer is not None:
             self.optimizer.build(self.trainable_variables)
 
     def compile_from_config(self, config: dict[str, Any]) -> None:

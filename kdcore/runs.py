@@ -120,8 +120,6 @@ class Run:
     def _fit(self, model: keras.Model, batches: Batches, epochs: int, **kwargs: Any) -> None:
         for left in self.folder.glob(".part-*"):  # of a process that was killed
             shutil.rmtree(left, ignore_errors=True)
-        # Variables that TensorFlow makes while it traces cost it a third of a short training.
-        model.optimizer.build(model.trainable_variables)
         state = self._restore(model)
         if state["epoch"] >= epochs:
             return
@@ -210,6 +208,7 @@ class Run:
             if state.get("digest") != file_digest(path):
                 raise RunError(f"{path} is damaged. Delete {self.folder} to train again.")
             try:
+                model.optimizer.build(model.trainable_variables)
                 model.load_weights(path)
             except Exception as error:
                 raise RunError(

@@ -364,6 +364,16 @@ def test_teacher_with_other_inputs(data, rng):
 # --- saving -----------------------------------------------------------------------------
 
 
+def test_compile_builds_the_optimizer_for_the_student_alone():
+    student, teacher = (kdcore.unet((16, 16, 1), 3, filters=2, depth=1) for _ in range(2))
+    distiller = kdcore.Distiller(student, teacher)
+    distiller.compile(optimizer=keras.optimizers.SGD(0.1, momentum=0.9))
+    momenta = [tuple(v.shape) for v in distiller.optimizer.variables[2:]]  # after iteration, rate
+    assert momenta == [tuple(v.shape) for v in student.trainable_variables]
+    distiller.compile(optimizer=None)  # to evaluate only
+    assert distiller.optimizer is None
+
+
 def test_save_load_and_go_on_with_the_optimizer(tmp_path, data):
     distiller = kdcore.Distiller(build(2), build(1, 4), temperature=3.0, alpha=0.3)
     distiller.compile(optimizer=keras.optimizers.Adam(0.01))
