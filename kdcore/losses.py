@@ -113,7 +113,8 @@ def channel_wise_loss(
         # A weighted softmax is a softmax of z + log(w); -1e9 stands for log(0).
         log_weight = ops.log(ops.maximum(weight, 1e-30))
         log_weight = ops.where(weight > 0, log_weight, -1e9)[..., None]
-        teacher_map, student_map = teacher_map + log_weight, student_map + log_weight
+        teacher_map = _from_highest(teacher_map, log_weight) + log_weight
+        student_map = _from_highest(student_map, log_weight) + log_weight
         image_weight = ops.max(weight, axis=tuple(range(1, len(weight.shape))))
     log_p = ops.log_softmax(_space_last(teacher_map))
     log_q = ops.log_softmax(_space_last(student_map))
@@ -190,6 +191,13 @@ def mean_teacher_logits(logits: Sequence[Tensor]) -> Tensor:
 def _divergence(log_p: Tensor, log_q: Tensor) -> Tensor:
     """KL over the last axis: (B, ..., C) -> (B, ...); 0 · log 0 is 0."""
     return ops.sum(ops.exp(log_p) * (ops.maximum(log_p, _LEAST) - log_q), axis=-1)
+
+
+def _from_highest(z: Tensor, log_weight: Tensor) -> Tensor:
+    """Less the highest voxel with weight, so that adding log(w) to a large logit rounds nothing."""
+    within = ops.where(log_weight > -1e9, z, -1e9)
+    space = tuple(range(1, len(z.shape) - 1))
+    return z - ops.stop_gradient(ops.max(within, axis=space, keepdims=True))
 
 
 def _space_last(x: Tensor) -> Tensor:

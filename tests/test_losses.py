@@ -413,6 +413,16 @@ def test_channel_wise_by_hand():
     assert value == approx(expected, rel=1e-5)
 
 
+def test_channel_wise_weights_large_logits_exactly():
+    """p = (1/3, 2/3); log q = (0, log 2 − 1000): KL = 2/3 · 1000 − log 3."""
+    teacher = np.full((1, 2, 1), 120_000.0, "float32")
+    student = np.array([[[1000.0], [0.0]]], "float32")
+    value = float(
+        kdcore.channel_wise_loss(teacher, student, 1.0, np.array([[1.0, 2.0]], "float32"))
+    )
+    assert value == approx(2000 / 3 - np.log(3), rel=1e-6)
+
+
 def test_channel_wise_sees_each_channel_on_its_own_scale(rng):
     teacher, student = draw(0, 2)
     shifted = student + np.array([5.0, -3.0], "float32")
