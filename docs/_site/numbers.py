@@ -43,6 +43,7 @@ from studies import (  # noqa: E402
     row,
     spread_of_temperature,
     study,
+    validation,
 )
 
 from kdcore import figures, tables  # noqa: E402
@@ -261,7 +262,7 @@ _OFFERED = (
     study, budgets, dice, average, points, difference, excludes_zero, check, provenance,
     arms, comparisons, equivalences, seeds, beliefs, budget, home_facts, thousand, finds_of,
     row, across, told, not_worse, grid, grid_dice, spread_of_temperature, of_folds,
-    largest_change, finds, ece, best, change_of_ece, of_seeds, listed,
+    largest_change, finds, ece, best, change_of_ece, of_seeds, listed, validation,
 )  # fmt: skip
 SCOPE = {function.__name__: function for function in _OFFERED}
 SCOPE["table"] = lambda name: make_tables.TABLES[name]()

@@ -36,6 +36,12 @@ def average(name: str, arm: str, label: str = "mean", metric: str = "dice") -> f
     return results.mean_over_cases(study(name), arm, label, metric)
 
 
+def validation(name: str, arm: str) -> float:
+    """Mean Dice over the validation cases and seeds."""
+    runs = study(name)["arms"][arm]["runs"].values()
+    return float(np.mean([run["validation_dice"] for run in runs]))
+
+
 def best(name: str) -> str:
     """The arm with the highest mean Dice."""
     return max(study(name)["arms"], key=lambda arm: average(name, arm))
