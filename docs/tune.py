@@ -2,8 +2,7 @@
 
 `python docs/tune.py 150k --data hippocampus`: two learning rates of the 154 k networks, the
 same for baseline and student. `baseline`: three more tries of the small baseline, so that it
-has as many as its student, and the settings it has. `size --data hippocampus --labelled 120`:
-whether a teacher of four times the parameters would learn more from all labels.
+has as many as its student, and the settings it has.
 """
 
 import sys
@@ -27,9 +26,7 @@ TRIES: dict[str, list[tuple[str, dict[str, Any]]]] = {
         ("baseline", {"learning_rate": rate, "steps": steps})
         for rate, steps in ((2e-2, 2000), (3e-2, 2000), (4e-2, 2000), (2e-2, 3000))
     ],
-    "size": [("teacher", {"filters": filters}) for filters in (10, 20)],
 }
-NAMES = {"learning_rate": "learning rate", "filters": "filters of the first level"}
 
 
 def main() -> int:
@@ -40,9 +37,10 @@ def main() -> int:
         tried = replace(job.training(arm), **settings)
         job.config = replace(job.config, arms={**job.config.arms, arm: tried})
         run = train(job, arm)
-        rows.append([arm, *map(str, settings.values()), run.result["validation_dice"]])
+        rate, steps = settings["learning_rate"], settings["steps"]
+        rows.append([arm, f"{rate:g}", str(steps), run.result["validation_dice"]])
         print(*rows[-1], flush=True)
-    columns = ["arm", *(NAMES.get(key, key) for key in settings), "validation Dice"]
+    columns = ["arm", "learning rate", "steps", "validation Dice"]
     content = {"columns": columns, "rows": rows, **provenance()}
     write_json(RESULTS / f"tuning-{name}.json", content, sealed=True)
     return 0
