@@ -29,12 +29,13 @@ from studies import (  # noqa: E402
     average,
     best,
     budgets,
-    change_of_ece,
+    change_of_belief,
     commits_of,
     excludes_zero,
     false_finds,
     finds_of,
     grid_dice,
+    half_width,
     largest_change,
     not_worse,
     of_folds,
@@ -125,8 +126,9 @@ def check(holds: bool) -> str:
 def provenance(name: str) -> str:
     """Where the numbers come from, in one paragraph."""
     s = study(name)
-    count = max(len(arm["seeds"]) for arm in s["arms"].values())
-    seeds = f"{count} seeds" if count > 1 else "one seed"
+    counts = sorted({len(arm["seeds"]) for arm in s["arms"].values()})
+    seeds = f"{' to '.join(map(str, dict.fromkeys((counts[0], counts[-1]))))} seeds"
+    seeds = "one seed" if counts == [1] else seeds
     used = {k: v for k, v in s["versions"].items() if k in ("python", "keras", s["backend"])}
     versions = ", ".join(f"{k} {v}" for k, v in used.items())
     machine = [*s["hardware"]["accelerators"], s["hardware"]["processor"]]
@@ -171,14 +173,21 @@ def finds(name: str) -> str:
     return tables.markdown(["arm", *(called[label] for label in labels)], rows)
 
 
-def ece(name: str, a: str, b: str) -> str:
-    """Expected calibration error, a − b, in thousandths, with its 95 % interval."""
-    return told(dict(zip(("difference", "interval"), change_of_ece(name, a, b), strict=True)), 1000)
+def belief(name: str, a: str, b: str, metric: str = "ece") -> str:
+    """A metric of calibration, a − b, in thousandths, with its 95 % interval."""
+    change = change_of_belief(name, a, b, metric)
+    return told(dict(zip(("difference", "interval"), change, strict=True)), 1000)
 
 
 def listed(values: Iterable[float]) -> str:
     """Dice points, one after the other."""
     return ", ".join(f"{value:+.2f}".replace("-", "−") for value in values)
+
+
+def of_trainings(values: list[float]) -> str:
+    """Mean over trainings instead of test cases, with its 95 % t interval, in Dice points."""
+    mean = sum(values) / len(values)
+    return f"{mean:+.2f} ± {half_width(values):.2f}".replace("-", "−")
 
 
 def home_facts(prefix: str = "evidence-hippocampus-quick") -> str:
@@ -262,7 +271,8 @@ _OFFERED = (
     study, budgets, dice, average, points, difference, excludes_zero, check, provenance,
     arms, comparisons, equivalences, seeds, beliefs, budget, home_facts, thousand, finds_of,
     row, across, told, not_worse, grid, grid_dice, spread_of_temperature, of_folds,
-    largest_change, finds, ece, best, change_of_ece, of_seeds, listed, validation,
+    largest_change, finds, belief, best, change_of_belief, of_seeds, of_trainings,
+    half_width, listed, validation,
 )  # fmt: skip
 SCOPE = {function.__name__: function for function in _OFFERED}
 SCOPE["table"] = lambda name: make_tables.TABLES[name]()

@@ -5,6 +5,7 @@ from typing import Any
 
 import make_tables
 import numpy as np
+from scipy import stats
 
 from kdcore import config, results, tables
 from kdcore.statistics import bootstrap_interval, compare, equivalence, per_case
@@ -118,21 +119,28 @@ def finds_of(name: str, arm: str, label: str) -> int:
     return results.false_finds(study(name), arm, label)[0]
 
 
-def change_of_ece(name: str, a: str, b: str) -> tuple[float, list[float] | None]:
-    """Expected calibration error, a − b, paired by case, seeds averaged; with its interval."""
-    one, other = (_ece(study(name)["arms"][arm]["calibration"]) for arm in (a, b))
+def change_of_belief(
+    name: str, a: str, b: str, metric: str = "ece"
+) -> tuple[float, list[float] | None]:
+    """A metric of calibration, a − b, paired by case, seeds averaged; with its interval."""
+    one, other = (_beliefs(study(name)["arms"][arm]["calibration"], metric) for arm in (a, b))
     change = np.array([one[case] - other[case] for case in sorted(one)])
     return float(change.mean()), bootstrap_interval(change)
 
 
-def _ece(calibration: dict[str, Any]) -> dict[str, float]:
-    return {c: float(np.mean([s["ece"] for s in v.values()])) for c, v in calibration.items()}
+def _beliefs(calibration: dict[str, Any], metric: str) -> dict[str, float]:
+    return {c: float(np.mean([s[metric] for s in v.values()])) for c, v in calibration.items()}
 
 
 def of_seeds(name: str, a: str, b: str) -> list[float]:
     """A − b in Dice points of each seed."""
     one, other = (results.dice_of_seeds(study(name)["arms"][arm]) for arm in (a, b))
     return [100 * (one[seed] - other[seed]) for seed in sorted(one)]
+
+
+def half_width(values: list[float]) -> float:
+    """Of the 95 % t interval of the mean of a few trainings."""
+    return float(stats.t.ppf(0.975, len(values) - 1) * stats.sem(values))
 
 
 def commits_of(found: dict[str, Any]) -> list[str]:
