@@ -126,9 +126,15 @@ def check(holds: bool) -> str:
 def provenance(name: str) -> str:
     """Where the numbers come from, in one paragraph."""
     s = study(name)
-    counts = sorted({len(arm["seeds"]) for arm in s["arms"].values()})
-    seeds = f"{' to '.join(map(str, dict.fromkeys((counts[0], counts[-1]))))} seeds"
-    seeds = "one seed" if counts == [1] else seeds
+    counts = [len(arm["seeds"]) for arm in s["arms"].values()]
+    least, most = min(counts), max(counts)
+    seeds = (
+        "one seed"
+        if most == 1
+        else f"{most} seeds"
+        if least == most
+        else f"{least} to {most} seeds"
+    )
     used = {k: v for k, v in s["versions"].items() if k in ("python", "keras", s["backend"])}
     versions = ", ".join(f"{k} {v}" for k, v in used.items())
     machine = [*s["hardware"]["accelerators"], s["hardware"]["processor"]]
