@@ -18,7 +18,11 @@ from kdcore.tasks import TASKS
 FOLDER = Path(__file__).parent / "weights"
 ARMS = ("teacher", "student", "baseline")
 STUDY, LABELS = "hippocampus-quick", (8, 120)
-TRAINED_ON = {"spacing_mm": [1.0, 1.0, 1.0], "label_names": dict(TASKS["hippocampus"].labels)}
+TRAINED_ON = {
+    "spacing_mm": [1.0, 1.0, 1.0],
+    "orientation": "RAS",
+    "label_names": dict(TASKS["hippocampus"].labels),
+}
 
 
 def main() -> int:
@@ -45,11 +49,20 @@ def main() -> int:
                 "test_dice": round(dice_of_seeds(study["arms"][arm])[0], 6),
                 "file_digest": file_digest(FOLDER / name),
                 **TRAINED_ON,
+                "seen": seen(arm, labels),
                 **{key: run[key] for key in ("model_digest", "commit", "backend", "hardware")},
             }
             print(name, index[name]["test_dice"], flush=True)
     write_json(FOLDER / "weights.json", index)
     return 0
+
+
+def seen(arm: str, labels: int) -> list[str]:
+    """Cases the network was trained on or chosen with; a student's unlabelled ones, too."""
+    study = published_results(STUDY, LABELS[-1] if arm == "student" else labels)
+    assert study is not None
+    split = study["split"]
+    return sorted([*split["labelled"]["0"], *split["validation"]])
 
 
 if __name__ == "__main__":

@@ -15,7 +15,7 @@ from kdcore.metrics import ForegroundDice, calibration, dice, evaluate, surface_
 from kdcore.nnunet import NNUNetProbabilities
 from kdcore.normalization import fit_minmax, normalize
 from kdcore.reading import read_case, read_msd, save_mask
-from kdcore.resampling import resample
+from kdcore.resampling import reorient, resample
 from kdcore.runs import Run
 from kdcore.simulate import Simulation, simulate_cases
 from kdcore.soft_targets import SoftTargets
@@ -59,6 +59,7 @@ __all__ = [
     "read_case",
     "read_msd",
     "regional_kd_loss",
+    "reorient",
     "resample",
     "save_mask",
     "simulate_cases",

@@ -2,7 +2,8 @@
 
 import argparse
 import sys
-from collections.abc import Iterator, Mapping, Sequence
+from collections.abc import Iterable, Iterator, Mapping, Sequence
+from collections.abc import Set as AbstractSet
 from pathlib import Path
 from typing import Any
 
@@ -14,19 +15,22 @@ from kdcore.deploy import load_exported
 from kdcore.files import file_digest, read_json, write_json
 from kdcore.metrics import evaluate, labels_of
 from kdcore.reading import label_names, read_msd
-from kdcore.runs import provenance
+from kdcore.resampling import orientation, reorient
+from kdcore.runs import provenance, weights_digest
 from kdcore.statistics import MEAN, bootstrap_interval, per_case
 from kdcore.tables import interval, markdown
 
 INDEX = "weights.json"
 """Beside published networks: what each was trained on."""
+_PUBLISHED = Path(__file__).parents[1] / "docs" / "weights"
 METRICS = {"dice": "Dice", "surface_dice_1mm": "surface Dice 1 mm", "hd95_mm": "HD95 mm"}
 
 
 def main(arguments: list[str] | None = None) -> int:
     """Print means with intervals, and write every case's scores where asked to.
 
-    Whatever speaks against the folder being what the network was trained for is said first.
+    Whatever speaks against the folder being what the network was trained for is said first;
+    scans whose axes run otherwise than the network's are turned, which changes no score.
     """
     parser = argparse.ArgumentParser(description="Evaluate a network on a folder of scans.")
     parser.add_argument("--weights", type=Path, required=True, help=".keras, .onnx or .tflite")
@@ -34,21 +38,33 @@ def main(arguments: list[str] | None = None) -> int:
     parser.add_argument("--out", type=Path, default=None, help="JSON file for each case's scores")
     options = parser.parse_args(arguments)
     try:
+        if options.out and options.out.is_dir():
+            raise ValueError(f"--out {options.out} is a folder. Expected a file, scores.json.")
         network = load_network(options.weights)
-        cases = [case for case in read_msd(options.data) if case.mask is not None]
+        cases = read_msd(options.data, labelled_only=True)
         if not cases:
             raise ValueError(f"{options.data} has no case with a mask to compare with.")
-        names = label_names(options.data)
-        for doubt in doubts(trained_on(options.weights), cases, names):
+        names, trained = label_names(options.data), trained_on(network, options.weights.parent)
+        for doubt in doubts(trained, cases, names):
             print(f"Note: {doubt}", file=sys.stderr)
-        scores = evaluate(network, cases)
+        scores = evaluate(network, as_trained(cases, trained))
+        _print_tables(scores, names, set(trained.get("seen", ())))
+        if options.out:
+            content = {"weights": file_digest(options.weights), "per_case": scores}
+            write_json(options.out, content | provenance(), sealed=True)
     except (ValueError, OSError) as error:
         raise SystemExit(f"{type(error).__name__}: {error}") from error
-    print(score_table(scores, names))
-    if options.out:
-        content = {"weights": file_digest(options.weights), "per_case": scores, **provenance()}
-        write_json(options.out, content, sealed=True)
     return 0
+
+
+def _print_tables(
+    scores: Mapping[str, Any], names: Mapping[str, str], seen: AbstractSet[str]
+) -> None:
+    """Of all cases; and of those alone that the network had not seen, if it had seen some."""
+    print(score_table(scores, names))
+    new = {case_id: entry for case_id, entry in scores.items() if case_id not in seen}
+    if new and len(new) < len(scores):
+        print("\nWithout the cases it has seen:", score_table(new, names), sep="\n\n")
 
 
 def load_network(path: str | Path) -> Any:
@@ -71,18 +87,46 @@ def load_network(path: str | Path) -> Any:
         raise ValueError(f"{path} cannot be loaded: {error}") from error
 
 
-def trained_on(weights: str | Path) -> dict[str, Any]:
-    """The network's entry in the index beside it; empty where there is none."""
-    index = Path(weights).with_name(INDEX)
-    content = read_json(index) if index.is_file() else {}
-    entry = content.get(Path(weights).name) if isinstance(content, dict) else None
-    return entry if isinstance(entry, dict) else {}
+def trained_on(network: Any, folder: str | Path) -> dict[str, Any]:
+    """What is known of a network, whatever its file is called; empty where nothing is.
+
+    Args:
+        network: Keras'; of an exported one nothing is known.
+        folder: Holds an index of networks; that of the published ones is looked at as well.
+    """
+    own = weights_digest(network) if isinstance(network, keras.Model) else None
+    for index in (Path(folder) / INDEX, _PUBLISHED / INDEX):
+        content = read_json(index) if index.is_file() else {}
+        for entry in content.values() if isinstance(content, dict) else ():
+            if own and isinstance(entry, dict) and entry.get("model_digest") == own:
+                return entry
+    return {}
+
+
+def as_trained(cases: Iterable[Case], trained: Mapping[str, Any]) -> list[Case]:
+    """The cases with their axes running as those of the scans the network was trained on."""
+    axes = trained.get("orientation")
+    return [reorient(c, axes) if axes and c.affine is not None else c for c in cases]
 
 
 def doubts(
     trained: Mapping[str, Any], cases: Sequence[Case], names: Mapping[str, str]
 ) -> Iterator[str]:
-    """What would make low scores say little about the network: other voxels, other labels."""
+    """What would make scores say little about the network: seen cases, other voxels or labels."""
+    seen = [case.case_id for case in cases if case.case_id in trained.get("seen", ())]
+    if seen:
+        yield (
+            f"{len(seen)} of {len(cases)} cases are called as those the network was trained on, or "
+            f"chosen with, among them {seen[0]}. If they are these, their scores are too good."
+        )
+    axes = trained.get("orientation")
+    turned = [c for c in cases if axes and orientation(c) not in ("", axes)]
+    if turned:
+        yield (
+            f"{len(turned)} of {len(cases)} scans are turned, since their axes do not run to "
+            f"{axes}: those of {turned[0].case_id} run to {orientation(turned[0])}. In Python, "
+            f'kdcore.reorient(case, "{axes}") does so.'
+        )
     size = trained.get("spacing_mm")
     if size:
         others = [c for c in cases if not np.allclose(c.spacing_mm, size, rtol=0.2)]

@@ -19,12 +19,13 @@ from kdcore.nifti import read_nifti
 _AFFINE_TOLERANCE_MM = 1e-3
 
 
-def read_msd(folder: str | Path) -> list[Case]:
+def read_msd(folder: str | Path, *, labelled_only: bool = False) -> list[Case]:
     """All cases of a folder in the Decathlon's layout, sorted by case id.
 
     Args:
         folder: Holds `dataset.json`, `imagesTr`, `labelsTr` and, if there are any,
             `imagesTs`. macOS' `._*` files are ignored.
+        labelled_only: Leave scans without a mask out; they need not be there.
 
     Returns:
         The training cases with their masks, and the test cases with `mask=None`.
@@ -40,7 +41,7 @@ def read_msd(folder: str | Path) -> list[Case]:
     sequences = _names(description, "modality", "channel_names", path=folder) or ("MRI",)
     known = _label_values(description, folder / "dataset.json")
     cases = {}
-    for image_path, mask_path in _entries(folder, description):
+    for image_path, mask_path in _entries(folder, description, labelled_only):
         case = read_case(image_path, mask_path, sequences, known)
         if case.case_id in cases:
             raise ValueError(f"{folder / 'dataset.json'} lists {case.case_id} twice.")
@@ -216,7 +217,9 @@ def _label_names(description: Mapping[str, Any], path: Path) -> dict[str, str]:
         ) from error
 
 
-def _entries(folder: Path, description: Mapping[str, Any]) -> list[tuple[Path, Path | None]]:
+def _entries(
+    folder: Path, description: Mapping[str, Any], labelled_only: bool
+) -> list[tuple[Path, Path | None]]:
     """(image, mask or None) of every case that dataset.json lists."""
     listed: list[tuple[Path, Path | None]] = []
     for entry in description["training"]:
@@ -233,9 +236,10 @@ def _entries(folder: Path, description: Mapping[str, Any]) -> list[tuple[Path, P
             raise ValueError(f"{folder / 'dataset.json'}: unexpected entry {entry!r}.")
         listed.append((_inside(folder, image), None))
     listed = [pair for pair in listed if not pair[0].name.startswith("._")]
-    _check_listed(folder / "dataset.json", listed)
+    wanted = [pair for pair in listed if pair[1] is not None or not labelled_only]
+    _check_listed(folder / "dataset.json", wanted)
     _warn_unlisted(folder, {image.name for image, _ in listed})
-    return listed
+    return wanted
 
 
 def _check_listed(path: Path, listed: Sequence[tuple[Path, Path | None]]) -> None:

@@ -60,28 +60,46 @@ def resample(case: Case, spacing_mm: float) -> Case:
     return replace(case, image=image, mask=mask, spacing_mm=(spacing_mm,) * 3, affine=affine)
 
 
-def reorient(case: Case) -> Case:
-    """The same voxels as (inferior to superior, anterior to posterior, left to right).
+def orientation(case: Case) -> str:
+    """Where the three axes run to: "RAS" is to the right, the front and the top.
 
-    Slices along the first axis are then axial, as in `simulate_cases`. Axes are swapped and
-    turned round, nothing is interpolated: an oblique scan stays oblique.
+    Of an oblique scan the nearest; empty where the case has no affine.
+    """
+    from nibabel import orientations
+
+    return "" if case.affine is None else "".join(orientations.aff2axcodes(case.affine))
+
+
+def reorient(case: Case, axes: str = "SPR") -> Case:
+    """The same voxels with the axes running to other sides.
+
+    Axes are swapped and turned round, nothing is interpolated: an oblique scan stays oblique.
+
+    Args:
+        case: With an affine.
+        axes: Where the new axes run to, as `orientation` has it. By default slices along the
+            first one are axial, as in `simulate_cases`.
 
     Raises:
-        ValueError: If the case has no affine.
+        ValueError: If the case has no affine, or `axes` are no three axes.
     """
     from nibabel import orientations
 
     if case.affine is None:
         raise ValueError(f"{case.case_id} has no affine, so its orientation is not known.")
+    if len(axes) != 3 or any(len(set(axes) & set(pair)) != 1 for pair in ("LR", "AP", "IS")):
+        raise ValueError(
+            f'axes must be one of L and R, of A and P, of I and S, such as "RAS". Received: {axes}.'
+        )
     here = orientations.io_orientation(case.affine)
-    turn = orientations.ornt_transform(here, orientations.axcodes2ornt(("S", "P", "R")))
-    axes = np.argsort(turn[:, 0])  # old axis of each new one
+    turn = orientations.ornt_transform(here, orientations.axcodes2ornt(tuple(axes)))
+    old = np.argsort(turn[:, 0])  # axis of each new one
     mask = case.mask
     return replace(
         case,
         image=orientations.apply_orientation(case.image, turn),
         mask=None if mask is None else orientations.apply_orientation(mask, turn),
-        spacing_mm=tuple(case.spacing_mm[axis] for axis in axes),
+        spacing_mm=tuple(case.spacing_mm[axis] for axis in old),
         affine=case.affine @ orientations.inv_ornt_aff(turn, case.image.shape[:3]),
     )
 

@@ -1,13 +1,17 @@
 """Anybody's folder, anybody's network file."""
 
 import json
+import shutil
 from pathlib import Path
 
 import keras
+import nibabel
 import pytest
+from nibabel import orientations
 
 import kdcore
 from kdcore.evaluation import load_network, main, score_table, trained_on
+from kdcore.runs import weights_digest
 
 
 @pytest.fixture(scope="module")
@@ -59,21 +63,73 @@ def test_other_voxels_and_other_labels_are_said(weights, msd_folder, capsys):
     """The case of half a millimetre, and front and back exchanged."""
     trained = {"spacing_mm": [0.5, 0.5, 0.5], "label_names": {"1": "posterior"}}
     index = weights.with_name("weights.json")
-    index.write_text(json.dumps({weights.name: trained}))
+    digest = weights_digest(load_network(weights))
+    index.write_text(json.dumps({"of any name": {"model_digest": digest, **trained}}))
     arguments = ["--weights", str(weights), "--data", str(msd_folder)]
     assert main(arguments) == 0
     said = capsys.readouterr().err
     assert "10 of 10 scans have voxels of another size than the 0.5 × 0.5 × 0.5 mm" in said
     assert "case_000 with 1 × 1 × 1 mm" in said
     assert "label 1 is 'posterior' for the network and 'Anterior' in dataset.json" in said
-    index.write_text(json.dumps({weights.name: {"spacing_mm": [1, 1, 1]}}))
+    index.write_text(json.dumps({"x": {"model_digest": digest, "spacing_mm": [1, 1, 1]}}))
+    assert main(arguments) == 0 and "Note" not in capsys.readouterr().err
+    index.write_text(json.dumps({weights.name: {"model_digest": "another's", **trained}}))
     assert main(arguments) == 0 and "Note" not in capsys.readouterr().err
     index.unlink()
+
+
+def test_the_scores_do_not_depend_on_how_a_scan_is_stored(weights, msd_folder, tmp_path, capsys):
+    """Axes swapped and turned round, image and mask alike: the same scan."""
+    folder = tmp_path / "turned"
+    shutil.copytree(msd_folder, folder)
+    for path in [*folder.glob("images*/*.nii.gz"), *folder.glob("labels*/*.nii.gz")]:
+        scan = nibabel.load(path)
+        turn = orientations.ornt_transform(
+            orientations.io_orientation(scan.affine), orientations.axcodes2ornt(("P", "I", "R"))
+        )
+        nibabel.save(scan.as_reoriented(turn), path)
+    known = {"model_digest": weights_digest(load_network(weights)), "orientation": "RAS"}
+    weights.with_name("weights.json").write_text(json.dumps({"x": known}))
+    written = []
+    for data in (msd_folder, folder):
+        out = tmp_path / f"{data.name}.json"
+        assert main(["--weights", str(weights), "--data", str(data), "--out", str(out)]) == 0
+        written.append(json.loads(out.read_text())["per_case"])
+    weights.with_name("weights.json").unlink()
+    assert "10 of 10 scans are turned" in capsys.readouterr().err
+    for case_id, entry in written[0].items():
+        assert written[1][case_id]["1"]["dice"] == pytest.approx(entry["1"]["dice"], abs=1e-6)
+
+
+def test_cases_the_network_has_seen_are_said_and_left_out(weights, msd_folder, capsys):
+    digest = weights_digest(load_network(weights))
+    known = {"x": {"model_digest": digest, "seen": ["case_000", "case_001", "another"]}}
+    weights.with_name("weights.json").write_text(json.dumps(known))
+    assert main(["--weights", str(weights), "--data", str(msd_folder)]) == 0
+    weights.with_name("weights.json").unlink()
+    told = capsys.readouterr()
+    assert "2 of 10 cases are called as those the network was trained on" in told.err
+    first, second = told.out.split("Without the cases it has seen")
+    assert "| 10    |" in first and "| 8     |" in second
+
+
+def test_scans_without_a_mask_need_not_be_there(weights, msd_folder, tmp_path):
+    folder = tmp_path / "part"
+    shutil.copytree(msd_folder, folder, ignore=shutil.ignore_patterns("imagesTs"))
+    description = json.loads((folder / "dataset.json").read_text())
+    description["test"] = ["./imagesTs/not_here.nii.gz"]
+    (folder / "dataset.json").write_text(json.dumps(description))
+    assert main(["--weights", str(weights), "--data", str(folder)]) == 0
+    with pytest.raises(SystemExit, match=r"is a folder\. Expected a file"):
+        main(["--weights", str(weights), "--data", str(folder), "--out", str(tmp_path)])
+    with pytest.raises(FileNotFoundError, match="not_here"):
+        kdcore.read_msd(folder)
 
 
 def test_the_published_networks_say_what_they_were_trained_on():
     folder = Path(__file__).parents[1] / "docs" / "weights"
     for path in folder.glob("*.keras"):
-        trained = trained_on(path)
+        trained = trained_on(load_network(path), "elsewhere")
+        assert trained["orientation"] == "RAS" and len(trained["seen"]) in (28, 140)
         assert trained["spacing_mm"] == [1.0, 1.0, 1.0]
         assert trained["label_names"] == {"1": "anterior", "2": "posterior"}
