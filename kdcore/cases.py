@@ -36,6 +36,11 @@ class Case:
     def __post_init__(self) -> None:
         if self.case_id in ("", ".", "..") or Path(self.case_id).name != self.case_id:
             raise ValueError(f"case_id {self.case_id!r} must do as a file name.")
+        if isinstance(self.sequences, str) or np.ndim(self.spacing_mm) != 1:
+            raise ValueError(
+                f"{self.case_id}: sequences must be a tuple of names and spacing_mm of 3 sizes. "
+                f"Received: {self.sequences!r} and {self.spacing_mm!r}."
+            )
         image = _frozen(self.image, np.float32)
         spacing = tuple(float(size) for size in self.spacing_mm)
         _check_image(self.case_id, image, spacing, self.sequences)

@@ -15,6 +15,7 @@ from kdcore.hints import Hints
 from kdcore.losses import SoftLoss, mean_teacher_logits, regional_kd_loss
 from kdcore.targets import (
     check_arrays,
+    first_targets,
     hard_weights,
     input_of,
     logits_of,
@@ -23,6 +24,11 @@ from kdcore.targets import (
     total_of,
 )
 from kdcore.voxels import IGNORE, Tensor, check_temperature, per_replica
+
+_NO_TEACHER = (
+    "There is no teacher and y brings no soft targets. Pass "
+    '`teacher=` to Distiller, or y = {"mask": ..., "soft_targets": ...}.'
+)
 
 
 @keras.saving.register_keras_serializable("kdcore")
@@ -162,7 +168,12 @@ class Distiller(keras.Model):
 
     def fit(self, x: Any = None, y: Any = None, *args: Any, **kwargs: Any) -> Any:
         """As in Keras; one `sample_weight` array also serves a `y` with soft targets."""
+        # Before anything is run: in JAX a model that fails within `fit` has lost its weights.
         check_arrays(y, self.student.output_shape[-1] if self.student.built else None)
+        if self.alpha and not self.teachers:
+            first = first_targets(x, y)
+            if first is not None and split_targets(first)[1] is None:
+                raise ValueError(_NO_TEACHER)
         weight = kwargs.get("sample_weight")
         if isinstance(y, dict) and weight is not None and not isinstance(weight, dict):
             kwargs["sample_weight"] = dict.fromkeys(y, weight)
@@ -202,10 +213,7 @@ class Distiller(keras.Model):
         if soft_targets is not None:
             return logits_of(soft_targets, channels)
         if not self.teachers:
-            raise ValueError(
-                "There is no teacher and y brings no soft targets. Pass "
-                '`teacher=` to Distiller, or y = {"mask": ..., "soft_targets": ...}.'
-            )
+            raise ValueError(_NO_TEACHER)
         image = input_of("teacher", x)
         return mean_teacher_logits([m(image, training=False) for m in self.teachers])
 

@@ -19,6 +19,7 @@ from kdcore.voxels import (
 )
 
 
+@keras.saving.register_keras_serializable("kdcore")
 @one_kernel
 def cross_entropy(mask: Tensor, logits: Tensor, sample_weight: Tensor | None = None) -> Tensor:
     """Mean over labelled voxels of −log p(label), in nats.
@@ -39,6 +40,7 @@ def cross_entropy(mask: Tensor, logits: Tensor, sample_weight: Tensor | None = N
     return weighted_mean(-ops.sum(target * log_p, axis=-1), weight)
 
 
+@keras.saving.register_keras_serializable("kdcore")
 @one_kernel
 def dice_cross_entropy(
     mask: Tensor,

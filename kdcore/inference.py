@@ -35,6 +35,11 @@ def predict_probabilities(
         ValueError: If the network takes another number of sequences, or puts out NaN.
     """
     network = getattr(model, "student", model)
+    if not isinstance(case, Case) or not hasattr(network, "predict_on_batch"):
+        raise ValueError(
+            "Expected a network and a kdcore.Case (kdcore.read_case reads one from a file). "
+            f"Received: {type(network).__name__} and {type(case).__name__}."
+        )
     logits = _logits(network, apply_normalization(case.image, normalization), case)
     if logits.shape[-1] == 1:
         logits = np.concatenate([np.zeros_like(logits), logits], axis=-1)

@@ -147,6 +147,8 @@ def evaluate_with_calibration(
     part: str = "test",
 ) -> tuple[dict[str, Scores], dict[str, dict[str, float]]]:
     """`evaluate`, and `calibration` of each case, from one prediction."""
+    if isinstance(cases, Case):
+        raise ValueError(f"cases must be several: pass [case]. Received: {cases.case_id} alone.")
     scores, beliefs = {}, {}
     for case in tqdm(cases, "evaluate", leave=False, disable=None):
         if split is not None:

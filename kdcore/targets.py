@@ -1,5 +1,8 @@
 """What `x`, `y` and `sample_weight` of `Distiller.fit` may be."""
 
+from typing import Any
+
+import keras
 import numpy as np
 from keras import ops
 
@@ -25,6 +28,14 @@ def split_targets(y: Tensor) -> tuple[Tensor, Tensor | None]:
             f"Received keys: {sorted(y)}. Use a mask of −1 for images without labels."
         )
     return y["mask"], y.get("soft_targets")
+
+
+def first_targets(x: Any, y: Tensor) -> Tensor:
+    """y, or that of the first batch; None where it cannot be looked at."""
+    if y is not None or not isinstance(x, keras.utils.PyDataset):
+        return y
+    batch = x[0]
+    return batch[1] if isinstance(batch, tuple) and len(batch) > 1 else None
 
 
 def split_weights(sample_weight: Tensor) -> tuple[Tensor | None, Tensor | None]:
@@ -82,6 +93,11 @@ def check_arrays(y: Tensor, channels: int | None) -> None:
         _check_mask(mask, channels)
     if isinstance(soft_targets, np.ndarray):
         _check_soft_targets(soft_targets)
+        if channels and soft_targets.shape[-1] not in ((1, 2) if channels == 1 else (channels,)):
+            raise ValueError(
+                f"The soft targets have {soft_targets.shape[-1]} classes, the student {channels}. "
+                "Both must have one entry a class, in the same order."
+            )
 
 
 def _check_mask(mask: np.ndarray, channels: int) -> None:

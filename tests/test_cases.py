@@ -251,6 +251,8 @@ def test_dataset_json_cannot_point_outside(folder, tmp_path):
         ({"mask": MASK - 2.5}, "not whole"),
         ({"spacing_mm": (1, 0, 1)}, "3 sizes > 0"),
         ({"sequences": ("T1", "T2")}, "1 sequences in the image, 2 names"),
+        ({"sequences": "T"}, "sequences must be a tuple of names"),
+        ({"spacing_mm": 1.0}, "spacing_mm of 3 sizes"),
         ({"case_id": "../x"}, "must do as a file name"),
     ],
 )

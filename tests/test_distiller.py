@@ -159,6 +159,34 @@ def test_soft_targets_equal_the_online_teacher(data):
 def test_without_teacher_and_soft_targets_it_says_so(data):
     with pytest.raises(ValueError, match="no teacher and y brings no soft targets"):
         fit(compiled(kdcore.Distiller(build())), *data)
+    scan = np.arange(4.0)[:, None, None, None] * np.ones(SHAPE)
+    batches = kdcore.Batches([kdcore.Case("a", scan, None, (1, 1, 1))], SHAPE[:2], 2)
+    with pytest.raises(ValueError, match="no teacher and y brings no soft targets"):
+        compiled(kdcore.Distiller(build())).fit(batches, verbose=0)
+
+
+@pytest.mark.parametrize("classes", [None, 4])
+def test_a_mistaken_call_of_fit_leaves_the_student_as_it_was(data, log_p, classes):
+    """In JAX a model that fails within `fit` has lost its weights."""
+    x, y = data
+    distiller = compiled(kdcore.Distiller(build()))
+    before = weights(distiller.student)
+    other = np.log(np.full((*y.shape, classes or 1), 1 / (classes or 1), "float32"))
+    with pytest.raises(ValueError, match="no teacher|have 4 classes, the student 3"):
+        fit(distiller, x, {"mask": y, "soft_targets": other} if classes else y)
+    assert same(before, weights(distiller.student))
+    fit(distiller, x, {"mask": y, "soft_targets": log_p})
+    assert not same(before, weights(distiller.student))
+
+
+@pytest.mark.parametrize("loss", [kdcore.cross_entropy, kdcore.dice_cross_entropy])
+def test_it_is_loaded_with_the_hard_loss_it_was_saved_with(data, log_p, loss, tmp_path):
+    x, y = data
+    distiller = compiled(kdcore.Distiller(build()), loss=loss)
+    fit(distiller, x, {"mask": y, "soft_targets": log_p})
+    distiller.save(tmp_path / "d.keras")
+    again = keras.saving.load_model(tmp_path / "d.keras", safe_mode=True)
+    assert again.evaluate(x, y, verbose=0) == approx(distiller.evaluate(x, y, verbose=0))
 
 
 def test_unlabelled_samples_need_no_labels(data, log_p):
