@@ -212,12 +212,13 @@ class Experiment:
         chosen_on = evaluate(
             model, validation, regions=regions, split=self.split, part="validation"
         )
-        extra = {}
+        extra: dict[str, Any] = {}
         distillation = self.training(run.arm).distillation
         if distillation is not None:
-            teacher = train(self, distillation.teacher).load()
+            teacher = train(self, distillation.teacher)
             seen = self.take("test", distillation.teacher)
-            extra["agreement"] = agreement(teacher, seen, model, test)
+            extra["agreement"] = agreement(teacher.load(), seen, model, test)
+            extra["teacher_digest"] = teacher.result["model_digest"]
         run.finish(
             model, scores, calibration=beliefs, validation_dice=mean_dice(chosen_on), **extra
         )

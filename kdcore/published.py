@@ -50,7 +50,17 @@ def beside_published(
         published: The one to compare with.
         label: A label, a region or "mean".
         name: What the label is called.
+
+    Returns:
+        The table; of other test cases than the published ones a sentence instead, since
+        nothing could be said to agree.
     """
+    tested = [set(r.get("split", {}).get("test", ())) for r in (own, published)]
+    if tested[0] != tested[1]:
+        return (
+            f"Not comparable: these are {len(tested[0])} test cases, the published ones "
+            f"{len(tested[1])}, of which {len(tested[0] & tested[1])} are the same."
+        )
     theirs = _of_seeds(published, label)
     rows = [
         _compared(what, values, theirs[what], 0.0 if " − " not in what else -1.0)

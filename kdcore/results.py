@@ -8,7 +8,7 @@ import numpy as np
 
 from kdcore.cost import count_macs, milliseconds_a_slice, space_of
 from kdcore.files import plain, read_json, write_json
-from kdcore.runs import Run, provenance
+from kdcore.runs import Run
 from kdcore.statistics import MEAN, compare, per_case
 from kdcore.tasks import Task
 
@@ -74,12 +74,23 @@ def collect(
 
 
 def _origin(records: Sequence[Mapping[str, Any]]) -> dict[str, Any]:
-    """Where the runs were made; of unlike machines, where they are put together."""
-    here, first = provenance(), records[0]
-    alike = all(
-        one.get(key) == first.get(key) for one in records for key in ("hardware", "backend")
-    )
-    return {key: first[key] for key in here} if alike and set(here) <= set(first) else here
+    """What the runs were made with; where they differ, all that occurs."""
+    return {
+        key: _together([one.get(key) for one in records])
+        for key in ("versions", "hardware", "backend", "commit")
+    }
+
+
+def _together(values: Sequence[Any]) -> Any:
+    distinct = [value for i, value in enumerate(values) if value not in (None, *values[:i])]
+    if len(distinct) < 2:
+        return distinct[0] if distinct else None
+    if all(isinstance(value, dict) for value in distinct):
+        keys = dict.fromkeys(key for value in distinct for key in value)
+        return {key: _together([value.get(key) for value in distinct]) for key in keys}
+    if all(isinstance(value, list) for value in distinct):
+        return list(dict.fromkeys(item for value in distinct for item in value))
+    return ", ".join(map(str, distinct))
 
 
 def _split_of(records: Sequence[Mapping[str, Any]]) -> dict[str, Any]:
@@ -172,7 +183,7 @@ def record(run: Run, task: Task) -> dict[str, Any]:
 
 _KEPT = (
     "arm", "seed", "per_case", "calibration", "agreement", "training_seconds", "validation_dice",
-    "model_digest", "history", "hardware", "backend", "versions", "commit",
+    "model_digest", "teacher_digest", "history", "hardware", "backend", "versions", "commit",
 )  # fmt: skip
 _OF_A_RUN = (
     "training_seconds", "validation_dice", "model_digest", "history", "hardware", "backend",
@@ -186,6 +197,8 @@ def _add(arm: dict[str, Any], one: Mapping[str, Any], fold: int | None) -> None:
         arm["seeds"].append(one["seed"])
     name = seed if fold is None else f"{seed}, fold {fold}"
     arm["runs"][name] = {key: one.get(key) for key in _OF_A_RUN}
+    if "teacher_digest" in one:
+        arm["runs"][name]["teacher_digest"] = one["teacher_digest"]
     for part in ("per_case", "calibration", "agreement"):
         for case_id, entry in one.get(part, {}).items():
             arm.setdefault(part, {}).setdefault(case_id, {})[seed] = entry

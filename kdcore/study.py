@@ -4,7 +4,8 @@ A seed decides the weights at the start, the order of the batches, the augmentat
 training cases are the labelled ones; validation and test cases stay the same. Of each
 finished run a record is kept, a small JSON file named by all that decided it. A run whose
 record is there is not done again, on whatever machine it was done; put the folders together
-to add up several machines' work. A run that was interrupted goes on.
+to add up several machines' work. Only a teacher is, for a student that lacks a record, where
+its network is not among the runs. A run that was interrupted goes on.
 """
 
 import argparse

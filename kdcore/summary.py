@@ -9,7 +9,7 @@ from kdcore import config, results, tables
 from kdcore.experiment import Experiment
 from kdcore.files import plain
 from kdcore.runs import Run
-from kdcore.statistics import equivalence, gap_closed, holm
+from kdcore.statistics import MEAN, equivalence, gap_closed, holm
 
 COLLAPSED = 0.05  # mean foreground Dice on test below this is a network that found nothing
 
@@ -107,8 +107,47 @@ def _place(run: Run | Mapping[str, Any], order: list[str]) -> tuple[int, int]:
 
 
 def show(summary: dict[str, Any], names: dict[str, str]) -> None:
-    """Print the tables of a summary."""
+    """Print the tables of a summary, and what to have in mind with them."""
     print(tables.table(summary, names), tables.comparison_table(summary, names), sep="\n\n")
     if summary["gap_closed"]:
         print("", tables.gap_table(summary, names), sep="\n")
     print(f"\ncollapsed runs: {summary['collapsed'] or 'none'}")
+    for remark in remarks(summary):
+        print(f"Note: {remark}")
+
+
+def remarks(summary: Mapping[str, Any]) -> list[str]:
+    """What a difference between arms may contain besides the arms."""
+    found = []
+    runs = [run for arm in summary["arms"].values() for run in arm["runs"].values()]
+    for key in ("backend", "hardware"):
+        distinct = {str(run[key]): run[key] for run in runs if run.get(key)}
+        if len(distinct) > 1:
+            found.append(f"the runs were made with more than one {key}: {', '.join(distinct)}.")
+    uneven = [
+        f"{row['a']} − {row['b']} ({row['seeds_a']} and {row['seeds_b']})"
+        for row in summary["comparisons"]
+        if row["seeds_a"] != row["seeds_b"] and row["label"] == MEAN
+    ]
+    if uneven:
+        found.append(f"arms were compared with unlike numbers of seeds: {', '.join(uneven)}.")
+    strangers = _strangers(summary)
+    if strangers:
+        found.append(
+            f"{', '.join(strangers)} learnt from another training of the teacher than the one "
+            "recorded here. Put the run folders of both machines together before students train."
+        )
+    return found
+
+
+def _strangers(summary: Mapping[str, Any]) -> list[str]:
+    """Runs ("arm seed") whose teacher is not the one the results hold."""
+    arms, found = summary["arms"], []
+    for name, arm in arms.items():
+        taught = summary["config"]["arms"][name]["distillation"]
+        teachers = arms.get(taught["teacher"], {}).get("runs", {}) if taught else {}
+        for seed, run in arm["runs"].items():
+            known = teachers.get(seed, {}).get("model_digest")
+            if known and run.get("teacher_digest", known) != known:
+                found.append(f"{name} {seed}")
+    return found

@@ -44,6 +44,8 @@ def table(results: Mapping[str, Any], labels: Mapping[str, str]) -> str:
 def comparison_table(results: Mapping[str, Any], names: Mapping[str, str] | None = None) -> str:
     """A Markdown table of the comparisons, in Dice points (hundredths).
 
+    With the seeds of both arms, where they are not as many.
+
     Args:
         results: From `collect` or `load_results`.
         names: Of the labels and regions that were compared.
@@ -53,13 +55,17 @@ def comparison_table(results: Mapping[str, Any], names: Mapping[str, str] | None
     adjusted = any("p_holm" in row for row in results["comparisons"])
     if adjusted:
         header.insert(5, "p, Holm")
+    uneven = any(row.get("seeds_a") != row.get("seeds_b") for row in results["comparisons"])
+    if uneven:
+        header.append("seeds")
     rows = []
     for row in results["comparisons"]:
         label = names.get(row["label"], row["label"])
         points = f"{100 * row['difference']:+.2f}"
         limits = interval(row["interval"], 100, "+.2f")
         ps = [_p(row["p"])] + ([_p(row.get("p_holm"))] if adjusted else [])
-        rows.append([f"{row['a']} − {row['b']}", label, points, limits, *ps, str(row["cases"])])
+        cells = [f"{row['a']} − {row['b']}", label, points, limits, *ps, str(row["cases"])]
+        rows.append(cells + ([f"{row['seeds_a']} and {row['seeds_b']}"] if uneven else []))
     return markdown(header, rows)
 
 

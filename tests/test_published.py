@@ -50,6 +50,14 @@ def test_the_difference_tells_what_the_arms_ranges_are_too_wide_for():
     assert "student − baseline" in difference and difference.rstrip(" |").endswith("no")
 
 
+def test_other_test_cases_are_not_compared():
+    mine = {"arms": {"x": arm(0.5)}, "split": {"test": ["mine_1", "a"]}}
+    theirs = {"arms": {"x": arm(0.5, 0.6)}, "split": {"test": ["a", "b", "c"]}}
+    told = beside_published(mine, theirs, "1", "x")
+    assert "Not comparable: these are 2 test cases, the published ones 3, of which 1" in told
+    assert "yes" not in told and "|" not in told
+
+
 def test_no_range_beyond_what_a_dice_can_be():
     table = beside_published({"arms": {"x": arm(0.5)}}, {"arms": {"x": arm(0.1, 0.9)}}, "1", "x")
     assert "0.000 … 1.000" in table

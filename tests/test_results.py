@@ -6,7 +6,7 @@ import pytest
 from pytest import approx
 
 import kdcore
-from kdcore import cost, figures, results, tables
+from kdcore import cost, figures, results, summary, tables
 from kdcore.runs import Run
 from kdcore.tasks import Task
 
@@ -55,6 +55,39 @@ def test_every_number_can_be_computed_again_from_the_file(collected, tmp_path):
     content = json.loads(path.read_text())
     for row in content["comparisons"]:
         assert kdcore.compare(content, row["a"], row["b"]) == row
+
+
+def test_it_is_told_where_runs_were_made_and_not_where_they_are_put_together(tmp_path):
+    runs = [finished(tmp_path, "student", seed, (0.8, 0.9)) for seed in (0, 1)]
+    one, other = (results.record(run, TASK) for run in runs)
+    one |= {"backend": "jax", "commit": "abc", "hardware": {"cores": 16, "accelerators": ["G"]}}
+    other |= {"backend": "torch", "commit": "abc", "hardware": {"cores": 2, "accelerators": []}}
+    made = results.collect("test", [one, other], [], TASK, {})
+    assert made["backend"] == "jax, torch" and made["commit"] == "abc"
+    assert made["hardware"] == {"cores": "16, 2", "accelerators": ["G"]}
+    assert made["versions"] == one["versions"]
+
+
+def test_what_a_difference_may_contain_besides_the_arms_is_said(collected):
+    assert [f"{end}." for end in ("student − baseline (2 and 1)",)] == [
+        remark.rsplit(": ", 1)[1] for remark in summary.remarks(described(collected))
+    ]
+    assert cells(tables.comparison_table(collected), 2)[-1] == "2 and 1"
+    collected["comparisons"] = []
+    runs = {name: arm["runs"]["0"] for name, arm in collected["arms"].items()}
+    runs["student"] |= {"backend": "another", "teacher_digest": "another"}
+    backends, taught = summary.remarks(described(collected, teacher="baseline"))
+    assert "more than one backend" in backends and "another" in backends
+    assert taught.startswith("student 0 learnt from another training of the teacher")
+    runs["student"] |= {"backend": runs["baseline"]["backend"]}
+    runs["student"] |= {"teacher_digest": runs["baseline"]["model_digest"]}
+    assert summary.remarks(described(collected, teacher="baseline")) == []
+
+
+def described(results, teacher=None):
+    taught = {"teacher": teacher} if teacher else None
+    arms = {"student": {"distillation": taught}, "baseline": {"distillation": None}}
+    return {**results, "config": {"arms": arms}}
 
 
 def test_tables(collected):
