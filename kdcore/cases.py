@@ -41,6 +41,11 @@ class Case:
                 f"{self.case_id}: sequences must be a tuple of names and spacing_mm of 3 sizes. "
                 f"Received: {self.sequences!r} and {self.spacing_mm!r}."
             )
+        if self.affine is not None and not _is_affine(np.asarray(self.affine)):
+            raise ValueError(
+                f"{self.case_id}: affine must be (4, 4), finite, and keep three directions apart. "
+                f"Received: {np.asarray(self.affine).tolist()}."
+            )
         image = _frozen(self.image, np.float32)
         spacing = tuple(float(size) for size in self.spacing_mm)
         _check_image(self.case_id, image, spacing, self.sequences)
@@ -70,6 +75,11 @@ class Case:
             )
         index = [self.sequences.index(name) for name in sequences]
         return replace(self, image=self.image[..., index], sequences=sequences)
+
+
+def _is_affine(affine: np.ndarray) -> bool:
+    fits = affine.shape == (4, 4) and np.isfinite(affine).all()
+    return bool(fits and np.linalg.matrix_rank(affine[:3, :3]) == 3)
 
 
 def _on_disk(array: Any, dtype: Any) -> bool:

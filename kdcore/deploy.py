@@ -19,6 +19,7 @@ import numpy as np
 
 from kdcore.files import file_digest, read_json, replacing, write_json
 from kdcore.normalization import Normalization, describe_normalization
+from kdcore.runs import weights_digest
 
 PRECISIONS = ("float32", "float16", "int8")
 INPUT, OUTPUT = "image", "logits"
@@ -77,6 +78,7 @@ def export(
             "normalization": describe_normalization(normalization),
             "sequences": None if sequences is None else list(sequences),
             "params": network.count_params(),
+            "model_digest": weights_digest(network),
             "file_digest": file_digest(path),
         },
         sealed=True,

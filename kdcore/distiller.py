@@ -15,6 +15,7 @@ from kdcore.hints import Hints
 from kdcore.losses import SoftLoss, mean_teacher_logits, regional_kd_loss
 from kdcore.targets import (
     check_arrays,
+    check_shapes,
     first_targets,
     hard_weights,
     input_of,
@@ -169,11 +170,13 @@ class Distiller(keras.Model):
     def fit(self, x: Any = None, y: Any = None, *args: Any, **kwargs: Any) -> Any:
         """As in Keras; one `sample_weight` array also serves a `y` with soft targets."""
         # Before anything is run: in JAX a model that fails within `fit` has lost its weights.
-        check_arrays(y, self.student.output_shape[-1] if self.student.built else None)
-        if self.alpha and not self.teachers:
-            first = first_targets(x, y)
-            if first is not None and split_targets(first)[1] is None:
-                raise ValueError(_NO_TEACHER)
+        channels = self.student.output_shape[-1] if self.student.built else None
+        check_arrays(y, channels)
+        first = first_targets(x, y)
+        check_shapes(first, channels)
+        alone = self.alpha and not self.teachers and first is not None
+        if alone and split_targets(first)[1] is None:
+            raise ValueError(_NO_TEACHER)
         weight = kwargs.get("sample_weight")
         if isinstance(y, dict) and weight is not None and not isinstance(weight, dict):
             kwargs["sample_weight"] = dict.fromkeys(y, weight)

@@ -30,7 +30,7 @@ def main(arguments: list[str] | None = None) -> int:
     """Print means with intervals, and write every case's scores where asked to.
 
     Whatever speaks against the folder being what the network was trained for is said first;
-    scans whose axes run otherwise than the network's are turned, which changes no score.
+    scans whose axes run otherwise than the network's are turned, image and mask alike.
     """
     parser = argparse.ArgumentParser(description="Evaluate a network on a folder of scans.")
     parser.add_argument("--weights", type=Path, required=True, help=".keras, .onnx or .tflite")
@@ -91,22 +91,44 @@ def trained_on(network: Any, folder: str | Path) -> dict[str, Any]:
     """What is known of a network, whatever its file is called; empty where nothing is.
 
     Args:
-        network: Keras'; of an exported one nothing is known.
+        network: Keras', or exported from one.
         folder: Holds an index of networks; that of the published ones is looked at as well.
+
+    Raises:
+        ValueError: If what the index says of this network is not in the form that is expected.
     """
-    own = weights_digest(network) if isinstance(network, keras.Model) else None
+    exported = getattr(network, "description", {})
+    own = exported.get("model_digest") if exported else weights_digest(network)
     for index in (Path(folder) / INDEX, _PUBLISHED / INDEX):
-        content = read_json(index) if index.is_file() else {}
+        content = read_json(index) if own and index.is_file() else {}
         for entry in content.values() if isinstance(content, dict) else ():
-            if own and isinstance(entry, dict) and entry.get("model_digest") == own:
-                return entry
+            if isinstance(entry, dict) and entry.get("model_digest") == own:
+                return _checked(entry, index)
     return {}
+
+
+def _checked(entry: dict[str, Any], index: Path) -> dict[str, Any]:
+    names = entry.get("label_names", {})
+    fits = {
+        "spacing_mm": np.shape(entry.get("spacing_mm", [1, 1, 1])) == (3,),
+        "orientation": isinstance(entry.get("orientation", ""), str),
+        "label_names": isinstance(names, dict) and all(isinstance(n, str) for n in names.values()),
+        "seen": isinstance(entry.get("seen", []), list),
+    }
+    wrong = [key for key, fit in fits.items() if not fit]
+    if wrong:
+        raise ValueError(
+            f"{index}: {wrong[0]} of this network is {entry[wrong[0]]!r}. Expected a form such as "
+            '"spacing_mm": [1, 1, 1], "orientation": "RAS", "label_names": {"1": "tumour"}, '
+            '"seen": ["case_000"].'
+        )
+    return entry
 
 
 def as_trained(cases: Iterable[Case], trained: Mapping[str, Any]) -> list[Case]:
     """The cases with their axes running as those of the scans the network was trained on."""
     axes = trained.get("orientation")
-    return [reorient(c, axes) if axes and c.affine is not None else c for c in cases]
+    return [reorient(c, axes) if axes and orientation(c) not in ("", axes) else c for c in cases]
 
 
 def doubts(
@@ -129,12 +151,14 @@ def doubts(
         )
     size = trained.get("spacing_mm")
     if size:
-        others = [c for c in cases if not np.allclose(c.spacing_mm, size, rtol=0.2)]
+        fitted = as_trained(cases, trained)
+        others = [c for c in fitted if not np.allclose(c.spacing_mm, size, rtol=0.2)]
         if others:
             yield (
                 f"{len(others)} of {len(cases)} scans have voxels of another size than the "
                 f"{_size(size)} mm the network was trained on, among them {others[0].case_id} "
-                f"with {_size(others[0].spacing_mm)} mm. kdcore.resample gives them that size."
+                f"with {_size(others[0].spacing_mm)} mm. kdcore.resample gives cubic voxels of any "
+                "size."
             )
     for label, name in trained.get("label_names", {}).items():
         here = names.get(label, name)

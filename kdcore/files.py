@@ -164,7 +164,7 @@ def digest(*parts: Any) -> str:
     for part in parts:
         if isinstance(part, np.ndarray):
             sha.update(f"{part.dtype.str}{part.shape}".encode())
-            sha.update(np.ascontiguousarray(part).data)
+            sha.update(part.tobytes())  # bfloat16 has no buffer
         else:
             sha.update(json.dumps(plain(part), sort_keys=True).encode())
     return sha.hexdigest()

@@ -7,6 +7,7 @@ Left out on purpose: DICOM (convert it with dcm2niix).
 import os
 import warnings
 from collections.abc import Mapping, Sequence
+from collections.abc import Set as AbstractSet
 from pathlib import Path
 from typing import Any
 
@@ -237,19 +238,20 @@ def _entries(
         listed.append((_inside(folder, image), None))
     listed = [pair for pair in listed if not pair[0].name.startswith("._")]
     wanted = [pair for pair in listed if pair[1] is not None or not labelled_only]
-    _check_listed(folder / "dataset.json", wanted)
+    _check_listed(folder / "dataset.json", wanted, {case_id_of(image) for image, _ in listed})
     _warn_unlisted(folder, {image.name for image, _ in listed})
     return wanted
 
 
-def _check_listed(path: Path, listed: Sequence[tuple[Path, Path | None]]) -> None:
-    """Raise if an image is not there, or comes with the mask of another one."""
-    images = {case_id_of(image) for image, _ in listed}
-    for image, mask in listed:
+def _check_listed(
+    path: Path, wanted: Sequence[tuple[Path, Path | None]], listed: AbstractSet[str]
+) -> None:
+    """Raise if an image is not there, or comes with the mask of another one that is listed."""
+    for image, mask in wanted:
         if not os.path.isfile(image):  # noqa: PTH113 - for a name too long, pathlib raises
             raise FileNotFoundError(f"{image} does not exist, but {path} lists it.")
         name = case_id_of(mask or image)
-        if name != case_id_of(image) and name in images:
+        if name != case_id_of(image) and name in listed:
             raise ValueError(f"{path} gives {image.name} the mask {name}, which is another case's.")
 
 

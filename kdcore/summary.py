@@ -127,7 +127,7 @@ def remarks(summary: Mapping[str, Any]) -> list[str]:
     uneven = [
         f"{row['a']} − {row['b']} ({row['seeds_a']} and {row['seeds_b']})"
         for row in summary["comparisons"]
-        if row["seeds_a"] != row["seeds_b"] and row["label"] == MEAN
+        if row.get("seeds_a") != row.get("seeds_b") and row["label"] == MEAN
     ]
     if uneven:
         found.append(f"arms were compared with unlike numbers of seeds: {', '.join(uneven)}.")

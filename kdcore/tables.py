@@ -65,7 +65,8 @@ def comparison_table(results: Mapping[str, Any], names: Mapping[str, str] | None
         limits = interval(row["interval"], 100, "+.2f")
         ps = [_p(row["p"])] + ([_p(row.get("p_holm"))] if adjusted else [])
         cells = [f"{row['a']} − {row['b']}", label, points, limits, *ps, str(row["cases"])]
-        rows.append(cells + ([f"{row['seeds_a']} and {row['seeds_b']}"] if uneven else []))
+        seeds = f"{row.get('seeds_a', '–')} and {row.get('seeds_b', '–')}"
+        rows.append(cells + ([seeds] if uneven else []))
     return markdown(header, rows)
 
 

@@ -2,10 +2,10 @@
 
 from typing import Any
 
-import keras
 import numpy as np
 from keras import ops
 
+from kdcore.batches import Batches
 from kdcore.voxels import Tensor, check_labels, expand_weight, labelled_voxels
 
 
@@ -31,11 +31,8 @@ def split_targets(y: Tensor) -> tuple[Tensor, Tensor | None]:
 
 
 def first_targets(x: Any, y: Tensor) -> Tensor:
-    """y, or that of the first batch; None where it cannot be looked at."""
-    if y is not None or not isinstance(x, keras.utils.PyDataset):
-        return y
-    batch = x[0]
-    return batch[1] if isinstance(batch, tuple) and len(batch) > 1 else None
+    """y, or that of the first of `Batches`; another data set may not bear being looked at."""
+    return x[0][1] if y is None and isinstance(x, Batches) else y
 
 
 def split_weights(sample_weight: Tensor) -> tuple[Tensor | None, Tensor | None]:
@@ -93,11 +90,24 @@ def check_arrays(y: Tensor, channels: int | None) -> None:
         _check_mask(mask, channels)
     if isinstance(soft_targets, np.ndarray):
         _check_soft_targets(soft_targets)
-        if channels and soft_targets.shape[-1] not in ((1, 2) if channels == 1 else (channels,)):
-            raise ValueError(
-                f"The soft targets have {soft_targets.shape[-1]} classes, the student {channels}. "
-                "Both must have one entry a class, in the same order."
-            )
+
+
+def check_shapes(y: Tensor, channels: int | None) -> None:
+    """Refuse soft targets of other classes than the student's or other voxels than the mask's."""
+    mask, soft_targets = split_targets(y)
+    if not isinstance(soft_targets, np.ndarray):
+        return
+    *voxels, classes = soft_targets.shape
+    if channels and classes not in ((1, 2) if channels == 1 else (channels,)):
+        raise ValueError(
+            f"The soft targets have {classes} classes, the student {channels}. "
+            "Both must have one entry a class, in the same order."
+        )
+    if isinstance(mask, np.ndarray) and list(mask.shape[: len(voxels)]) != voxels:
+        raise ValueError(
+            f"The soft targets are of shape {soft_targets.shape}, the mask of {mask.shape}. "
+            "Expected those of the mask's voxels, with one entry a class."
+        )
 
 
 def _check_mask(mask: np.ndarray, channels: int) -> None:

@@ -253,6 +253,8 @@ def test_dataset_json_cannot_point_outside(folder, tmp_path):
         ({"sequences": ("T1", "T2")}, "1 sequences in the image, 2 names"),
         ({"sequences": "T"}, "sequences must be a tuple of names"),
         ({"spacing_mm": 1.0}, "spacing_mm of 3 sizes"),
+        ({"affine": np.eye(3)}, r"affine must be \(4, 4\), finite"),
+        ({"affine": np.diag([1.0, 0.0, 1.0, 1.0])}, "three directions apart"),
         ({"case_id": "../x"}, "must do as a file name"),
     ],
 )

@@ -8,6 +8,7 @@ from conftest import make_case
 import kdcore
 from kdcore.deploy import load_exported
 from kdcore.files import file_digest, read_json, write_json
+from kdcore.runs import weights_digest
 
 pytest.importorskip("onnxruntime")
 pytest.importorskip("ai_edge_litert")
@@ -53,6 +54,7 @@ def test_names_are_those_of_the_description(student, tmp_path):
     assert [i.name for i in graph.input] == ["image"] == [description["input"]["name"]]
     assert [o.name for o in graph.output] == ["logits"] == [description["output"]["name"]]
     assert description["normalization"] == "percentile" and description["sequences"] == ["T1"]
+    assert description["model_digest"] == weights_digest(student)
     assert description["output"]["shape"] == [None, *SHAPE, 3]
     assert "object" not in vars(np)  # which Keras' exporter adds
 

@@ -179,6 +179,47 @@ def test_a_mistaken_call_of_fit_leaves_the_student_as_it_was(data, log_p, classe
     assert not same(before, weights(distiller.student))
 
 
+def test_soft_targets_of_other_classes_or_voxels_leave_the_student_as_it_was(data, log_p, tmp_path):
+    x, y = data
+    distiller = compiled(kdcore.Distiller(build()))
+    before = weights(distiller.student)
+    with pytest.raises(ValueError, match=r"of shape .*, the mask of"):
+        fit(distiller, x, {"mask": y, "soft_targets": log_p[:, 1:]})
+    cases = [kdcore.Case("a", np.arange(4.0)[:, None, None, None] * np.ones(SHAPE), None, (1,) * 3)]
+    other = kdcore.SoftTargets.write(kdcore.unet(SHAPE, 4, 2, 1), cases, tmp_path)
+    batches = kdcore.Batches(cases, SHAPE[:2], 2, soft_targets=other)
+    with pytest.raises(ValueError, match="have 4 classes, the student 3"):
+        distiller.fit(batches, verbose=0)
+    assert same(before, weights(distiller.student))
+
+
+class Awakening(keras.utils.PyDataset):
+    """Has batches from the beginning of the first epoch on."""
+
+    def __init__(self, x, y):
+        super().__init__()
+        self.content, self.ready = (x, y), False
+
+    def on_epoch_begin(self):
+        self.ready = True
+
+    def __len__(self):
+        return 1
+
+    def __getitem__(self, index):
+        assert self.ready
+        return self.content
+
+
+@pytest.mark.skipif(keras.backend.backend() != "jax", reason="Keras itself looks at a batch first")
+def test_a_data_set_of_ones_own_is_not_looked_at_before_its_time(data, log_p):
+    x, y = data
+    distiller = compiled(kdcore.Distiller(build()))
+    before = weights(distiller.student)
+    distiller.fit(Awakening(x, {"mask": y, "soft_targets": log_p}), verbose=0)
+    assert not same(before, weights(distiller.student))
+
+
 @pytest.mark.parametrize("loss", [kdcore.cross_entropy, kdcore.dice_cross_entropy])
 def test_it_is_loaded_with_the_hard_loss_it_was_saved_with(data, log_p, loss, tmp_path):
     x, y = data

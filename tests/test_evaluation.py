@@ -6,11 +6,12 @@ from pathlib import Path
 
 import keras
 import nibabel
+import numpy as np
 import pytest
 from nibabel import orientations
 
 import kdcore
-from kdcore.evaluation import load_network, main, score_table, trained_on
+from kdcore.evaluation import doubts, load_network, main, score_table, trained_on
 from kdcore.runs import weights_digest
 
 
@@ -99,6 +100,27 @@ def test_the_scores_do_not_depend_on_how_a_scan_is_stored(weights, msd_folder, t
     assert "10 of 10 scans are turned" in capsys.readouterr().err
     for case_id, entry in written[0].items():
         assert written[1][case_id]["1"]["dice"] == pytest.approx(entry["1"]["dice"], abs=1e-6)
+
+
+def test_voxels_are_compared_as_they_lie_after_turning():
+    image, affine = np.zeros((2, 3, 4, 1)), np.zeros((4, 4))
+    affine[2, 0], affine[1, 1], affine[0, 2], affine[3, 3] = 3, 1, 1, 1  # axes run to S, A, R
+    case = kdcore.Case("a", image, None, (3, 1, 1), affine=affine)
+    turned, *others = doubts({"orientation": "RAS", "spacing_mm": [1, 1, 3]}, [case], {})
+    assert "those of a run to SAR" in turned and not others
+    assert len(list(doubts({"orientation": "RAS", "spacing_mm": [3, 1, 1]}, [case], {}))) == 2
+
+
+@pytest.mark.parametrize(
+    "wrong",
+    [{"orientation": 5}, {"spacing_mm": 2.0}, {"label_names": ["a"]}, {"seen": "case_000"}],
+)
+def test_an_index_of_another_form_is_named(weights, msd_folder, wrong):
+    known = {"model_digest": weights_digest(load_network(weights)), **wrong}
+    weights.with_name("weights.json").write_text(json.dumps({"x": known}))
+    with pytest.raises(SystemExit, match=f"weights.json: {next(iter(wrong))} of this network"):
+        main(["--weights", str(weights), "--data", str(msd_folder)])
+    weights.with_name("weights.json").unlink()
 
 
 def test_cases_the_network_has_seen_are_said_and_left_out(weights, msd_folder, capsys):

@@ -84,6 +84,15 @@ def test_what_a_difference_may_contain_besides_the_arms_is_said(collected):
     assert summary.remarks(described(collected, teacher="baseline")) == []
 
 
+def test_whom_a_run_learnt_from_is_kept(tmp_path):
+    run = Run(tmp_path, "student", 0, {}, SPLIT)
+    scores = {"1": {"dice": 0.5}, "2": {"dice": 0.5}}
+    network = kdcore.unet((16, 16, 1), 3, filters=2, depth=1)
+    run.finish(network, {"x": scores, "y": scores}, teacher_digest="of the teacher")
+    made = results.collect("test", [results.record(run, TASK)], [], TASK, {})
+    assert made["arms"]["student"]["runs"]["0"]["teacher_digest"] == "of the teacher"
+
+
 def described(results, teacher=None):
     taught = {"teacher": teacher} if teacher else None
     arms = {"student": {"distillation": taught}, "baseline": {"distillation": None}}
