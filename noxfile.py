@@ -181,7 +181,7 @@ def torture(session: nox.Session) -> None:
 
 @nox.session
 def bench(session: nox.Session) -> None:
-    """What distillation costs beside its alternatives. `-- --parts steps job latency growth`."""
+    """What distillation costs beside its alternatives. `-- --parts steps latency browser`."""
     install(session, "tensorflow", "export", groups=("torch", "bench"))
     session.run("python", "docs/benchmark/run.py", *session.posargs, env=QUIET)
 

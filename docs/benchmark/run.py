@@ -11,6 +11,7 @@ from dataclasses import replace
 from pathlib import Path
 from typing import Any
 
+import browser
 import common
 import growth
 import job
@@ -21,7 +22,7 @@ import throughput
 from kdcore.files import read_json, write_json
 from kdcore.runs import provenance
 
-PARTS = ("steps", "throughput", "job", "latency", "growth")
+PARTS = ("steps", "throughput", "job", "latency", "growth", "browser")
 
 
 def main() -> int:
@@ -57,6 +58,8 @@ def measure(part: str, setting: common.Setting, arguments: list[str]) -> list[di
         return job.measure(setting, arguments)
     if part == "latency":
         return latency.measure(setting, arguments)
+    if part == "browser":
+        return browser.measure(setting.size.repeats)
     with tempfile.TemporaryDirectory() as folder:
         return growth.measure(setting.size.growth, Path(folder))
 

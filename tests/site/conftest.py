@@ -123,8 +123,9 @@ def playwrights_own():
 @pytest.fixture(scope="session")
 def launch(chromium):
     """Starts a browser, without OpenGL, for which a page seems to wait for ever at times."""
-    from playwright.sync_api import sync_playwright
+    from playwright.sync_api import expect, sync_playwright
 
+    expect.set_options(timeout=30_000)  # a busy machine is slow, not wrong
     with sync_playwright() as playwright:
         yield lambda: playwright.chromium.launch(executable_path=chromium, args=FLAGS)
 
