@@ -82,6 +82,7 @@ def torture() -> str:
 
 
 def bench() -> str:
+    """The rows, and which parts were measured on which processor."""
     rows = read_json(RESULTS / "bench.json")["rows"]
     table = [
         [
@@ -92,7 +93,12 @@ def bench() -> str:
         ]
         for row in rows
     ]
-    return markdown(["row", "unit", "min", "median", "max", "target"], table)
+    parts: dict[str, dict[str, None]] = {}
+    for row in rows:
+        parts.setdefault(row["processor"], {})[row["part"]] = None
+    told = "; ".join(f"{processor}: {', '.join(names)}" for processor, names in parts.items())
+    header = ["row", "unit", "min", "median", "max", "target"]
+    return f"{markdown(header, table)}\n\nMeasured on {told}."
 
 
 def replication() -> str:

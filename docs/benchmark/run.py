@@ -67,12 +67,14 @@ def measure(part: str, setting: common.Setting, arguments: list[str]) -> list[di
 def save(path: Path, part: str, rows: list[dict[str, Any]]) -> None:
     old = read_json(path)["rows"] if path.exists() else []
     kept = [r for r in old if r.get("part", part) != part]
-    targets = common.TARGETS
-    new = [
-        {"part": part, "target": targets.get(r["name"], ""), **r, "commit": provenance()["commit"]}
-        for r in rows
-    ]
-    write_json(path, {"rows": kept + new, **provenance()}, sealed=True)
+    now = provenance()
+    measured = {
+        "part": part,
+        "commit": now["commit"],
+        "processor": now["hardware"]["processor"],
+    }
+    new = [{"target": common.TARGETS.get(r["name"], ""), **r, **measured} for r in rows]
+    write_json(path, {"rows": kept + new, **now}, sealed=True)
 
 
 if __name__ == "__main__":
