@@ -6,20 +6,27 @@ from typing import Any
 
 import numpy as np
 
-from kdcore.results import dice_of_seeds, load_results
+from kdcore.results import dice_of_seeds, load_results, where_present
 from kdcore.tables import markdown
 
 
 def published_results(name: str, labelled: int) -> dict[str, Any] | None:
     """The committed results of an experiment and its number of labels, or None.
 
-    `name` is that of the main job, such as "hippocampus-quick".
+    `name` is that of the main job, such as "hippocampus-quick". Where the same runs were made
+    again on another machine, `again` holds those results.
 
     They are part of the repository, not of the installed package.
     """
     folder = Path(__file__).parents[1] / "docs" / "results"
-    path = folder / f"evidence-{name}-{labelled}-labels.json"
-    return load_results(path) if path.is_file() else None
+    path, again = (
+        folder / f"evidence-{one}-{labelled}-labels.json"
+        for one in (name, name.replace("quick", "cpu"))
+    )
+    if not path.is_file():
+        return None
+    found = load_results(path)
+    return found | {"again": load_results(again)} if again != path and again.is_file() else found
 
 
 def expected_range(values: list[float]) -> tuple[float, float] | None:
@@ -44,10 +51,12 @@ def beside_published(
 
     Few seeds make the range of an arm's Dice wide, so wide that exchanged networks could
     lie in it; the differences between arms, of one seed each, are the sharper comparison.
+    A scan whose reference lacks a label is left out for that label, since the arms would
+    otherwise be averaged over different scans.
 
     Args:
         own: A results dict of the reader's runs.
-        published: The one to compare with.
+        published: From `published_results`; runs made `again` count as further seeds.
         label: A label, a region or "mean".
         name: What the label is called.
 
@@ -62,18 +71,28 @@ def beside_published(
             f"{len(tested[1])}, of which {len(tested[0] & tested[1])} are the same."
         )
     theirs = _of_seeds(published, label)
+    for what, values in (
+        _of_seeds(published["again"], label).items() if "again" in published else ()
+    ):
+        theirs[what] = theirs.get(what, []) + values
     rows = [
         _compared(what, values, theirs[what], 0.0 if " − " not in what else -1.0)
         for what, values in _of_seeds(own, label).items()
         if what in theirs
     ]
     header = [f"Dice {name}", "here", "published", "expected of another seed", "within"]
-    return markdown(header, rows)
+    absent = set().union(*own.get("absent", {}).values())
+    told = (
+        f"\n\nScored where the reference holds the label, which {len(absent)} scans lack; in "
+        "tables of single arms a false find counts as 0."
+    )
+    return markdown(header, rows) + (told if absent else "")
 
 
 def _of_seeds(results: Mapping[str, Any], label: str) -> dict[str, list[float]]:
     """Dice of each arm's seeds, and of student − baseline and student − teacher."""
-    dice = {name: dice_of_seeds(arm, label) for name, arm in results["arms"].items()}
+    arms = (where_present(results) if "absent" in results else results)["arms"]
+    dice = {name: dice_of_seeds(arm, label) for name, arm in arms.items()}
     values = {name: list(of_seed.values()) for name, of_seed in dice.items()}
     for a, b in (("student", "baseline"), ("student", "teacher")):
         common = sorted(set(dice.get(a, ())) & set(dice.get(b, ())))
@@ -86,7 +105,7 @@ def _compared(what: str, mine: list[float], theirs: list[float], least: float) -
     form = "{:.3f}" if least == 0 else "{:+.3f}"
     limits = expected_range(theirs)
     row = [what, ", ".join(map(form.format, mine)), f"{form.format(np.mean(theirs))}"]
-    row[-1] += f" ({len(theirs)} seeds)"
+    row[-1] += f" ({len(theirs)} runs)"
     if limits is None:
         return [*row, "–", "–"]
     low, high = max(limits[0], least), min(limits[1], 1.0)

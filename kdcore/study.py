@@ -5,15 +5,18 @@ training cases are the labelled ones; validation and test cases stay the same. O
 finished run a record is kept, a small JSON file named by all that decided it. A run whose
 record is there is not done again, on whatever machine it was done; put the folders together
 to add up several machines' work. Only a teacher is, for a student that lacks a record, where
-its network is not among the runs. A run that was interrupted goes on.
+its network is not among the runs. A run that was interrupted goes on. `--workers 0` trains
+nothing and adds up what is finished.
 """
 
 import argparse
+import math
 import os
 import subprocess
 import sys
 import time
 from collections.abc import Iterable, Iterator, Sequence
+from contextlib import contextmanager
 from dataclasses import dataclass, replace
 from functools import cached_property
 from pathlib import Path
@@ -91,45 +94,92 @@ def main(arguments: list[str] | None = None) -> int:
     """Do what is missing, write a results file for each number of labels, print tables."""
     arguments = sys.argv[1:] if arguments is None else arguments
     options = _parse(arguments)
-    stages = list(_stages(options))
+    with _in_one_line():
+        stages = list(_stages(options))
+        jobs = list({job.name: job for _, jobs in stages for job in jobs}.values())
+        _check(jobs, options.out)
     if options.workers > 1:
         _start_workers(arguments, options.workers)
-    else:
-        work(list({job.name: job for _, jobs in stages for job in jobs}.values()))
-    if options.quiet:
-        return 0
+    elif options.workers:
+        work(jobs)
+    if not options.quiet:
+        with _in_one_line():
+            _add_up(stages, options.out)
+    return 0
+
+
+@contextmanager
+def _in_one_line() -> Iterator[None]:
+    """What is wrong with the input ends the program with its message alone."""
+    try:
+        yield
+    except (ValueError, OSError) as error:
+        raise SystemExit(f"{type(error).__name__}: {error}") from error
+
+
+def _check(jobs: Iterable[Job], out: str | None) -> None:
+    """Before hours of training: every record can be read, and results can be written."""
+    for job in jobs:
+        if job.done:
+            job.record()
+    if out:
+        Path(out).mkdir(parents=True, exist_ok=True)
+
+
+def _add_up(stages: Sequence[tuple[Experiment, list[Job]]], out: str | None) -> None:
+    """Of each number of labels what is finished."""
     summaries = []
     for experiment, jobs in _by_budget(stages):
-        path = Path(options.out or experiment.root) / (
-            f"{experiment.name}-{experiment.config.num_labelled}-labels.json"
-        )
-        summaries.append(summarize(experiment, [job.record() for job in jobs if job.done]))
+        labels, done = experiment.config.num_labelled, [job.record() for job in jobs if job.done]
+        if not done:
+            print(f"{labels} labels: no run is finished.", flush=True)
+            continue
+        path = Path(out or experiment.root) / f"{experiment.name}-{labels}-labels.json"
+        summaries.append(summarize(experiment, done))
         results.save_results(summaries[-1], path)
         show(summaries[-1], experiment.task.scored)
         print(f"results: {path}", flush=True)
-    for label in stages[0][0].task.compared:
-        name = stages[0][0].task.scored.get(label, label)
+    summaries.sort(key=lambda summary: summary["config"]["num_labelled"])
+    task = stages[0][0].task
+    for label in task.compared if summaries else ():
+        name = task.scored.get(label, label)
         print(f"\nDice, {name}", tables.budget_table(summaries, label), sep="\n\n")
-    return 0
 
 
 def work(jobs: Sequence[Job]) -> None:
     """Do the jobs that have no record; those that another process has in hand are left to it."""
-    start, finished = time.monotonic(), 0
+    start, before = time.monotonic(), {job.name for job in jobs if job.done}
+    print(f"{len(before)} of {len(jobs)} runs are finished.", flush=True)
+    waiting = False
     while left := [job for job in jobs if not job.done]:
         taken = next((job for job in left if _ready(job, left) and _attempt(job)), None)
         if taken is None:
+            if not waiting:
+                print("Another process has in hand what could be done next; waiting.", flush=True)
+            waiting = True
             time.sleep(1)
             continue
-        finished += 1
-        left = [job for job in left if not job.done]
-        minutes = (time.monotonic() - start) / finished * len(left) / 60
+        waiting = False
+        done = [job for job in jobs if job.done]
+        costs = _costs(jobs, done)
+        new = sum(costs[job.name] for job in done if job.name not in before)
+        to_do = sum(costs[job.name] for job in jobs if job not in done)
+        minutes = math.ceil((time.monotonic() - start) * to_do / new / 60)
         dice = tables.number(taken.record()["validation_dice"], ".3f")
+        told = f"; about {minutes} minutes left" if to_do else ""
         print(
-            f"{taken.name}: validation Dice {dice}. "
-            f"{len(jobs) - len(left)} of {len(jobs)} runs; at most {minutes:.0f} minutes left",
+            f"{taken.name}: validation Dice {dice}. {len(done)} of {len(jobs)} runs{told}",
             flush=True,
         )
+
+
+def _costs(jobs: Sequence[Job], done: Sequence[Job]) -> dict[str, float]:
+    """What each takes, one beside the other: by its arm, of an unknown arm the mean of all."""
+    seconds: dict[str, list[float]] = {}
+    for job in done:
+        seconds.setdefault(job.arm, []).append(job.record().get("training_seconds") or 1.0)
+    mean = float(np.mean([value for values in seconds.values() for value in values]))
+    return {job.name: float(np.mean(seconds.get(job.arm, mean))) for job in jobs}
 
 
 def _ready(job: Job, left: Sequence[Job]) -> bool:
@@ -171,14 +221,25 @@ def _parse(arguments: Sequence[str]) -> argparse.Namespace:
     study = first.parse_known_args(arguments)[0].study
     parser = argparse.ArgumentParser(parents=[first], description="A study over seeds.")
     add_arguments(parser, study)
-    parser.add_argument("--seeds", type=int, default=3, help="number of seeds, from --seed on")
-    parser.add_argument("--budgets", type=int, nargs="*", help="numbers of labelled cases")
+    parser.add_argument("--seeds", type=_count, default=3, help="number of seeds, from --seed on")
+    parser.add_argument("--budgets", type=_count, nargs="*", help="numbers of labelled cases")
     parser.add_argument("--arms", nargs="*", help="only these arms (and their teachers)")
     parser.add_argument("--records", default=None, help="folder of what is kept of each run")
     parser.add_argument("--out", default=None, help="folder of the results files")
-    parser.add_argument("--workers", type=int, default=1, help="processes at once, a thread each")
+    parser.add_argument(
+        "--workers",
+        type=int,
+        default=1,
+        help="processes at once, a thread each; 0 trains nothing and adds up what is finished",
+    )
     parser.add_argument("--quiet", action="store_true", help="no tables and no results files")
     return parser.parse_args(arguments)
+
+
+def _count(text: str) -> int:
+    if not text.isdecimal() or int(text) < 1:
+        raise argparse.ArgumentTypeError(f"expected a whole number from 1 on, received {text!r}")
+    return int(text)
 
 
 def _stages(options: argparse.Namespace) -> Iterator[tuple[Experiment, list[Job]]]:
@@ -186,12 +247,12 @@ def _stages(options: argparse.Namespace) -> Iterator[tuple[Experiment, list[Job]
     base = from_options(options, options.study)
     records = Path(options.records or base.root / "records")
     plan = [(budget, options.arms) for budget in options.budgets or []]
-    if not plan and options.arms:
-        plan = [(base.config.num_labelled, options.arms)]
+    if not plan and (options.arms or options.labelled or options.tier == "smoke"):
+        plan = [(base.config.num_labelled, options.arms)]  # smoke has few cases
     if not plan:
         plan = config.PLANS.get(options.study, [(base.config.num_labelled, None)])
     for budget, arms in plan:
-        chosen = base.with_seed(options.seed, budget or None)
+        chosen = base.with_seed(options.seed, budget)
         if arms:
             chosen.config = only(chosen.config, arms)
         seeds = range(options.seed, options.seed + options.seeds)

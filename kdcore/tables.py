@@ -140,21 +140,26 @@ def budget_table(
     """A Markdown table over results with different numbers of labelled cases.
 
     Args:
-        summaries: From `load_results`, with the same arms.
+        summaries: From `load_results`; an arm that one of them lacks is a dash there.
         label: A label, a region or "mean".
         arms: Only these.
     """
-    arms = list(summaries[0]["arms"]) if arms is None else arms
+    arms = list(dict.fromkeys(a for s in summaries for a in s["arms"])) if arms is None else arms
     closed_by = dict.fromkeys(row["student"] for s in summaries for row in s["gap_closed"])
     students = [student for student in closed_by if student in arms]
     rows = []
     for summary in summaries:
         row = [str(summary["config"]["num_labelled"])]
-        row += [f"{mean_over_cases(summary, arm, label, 'dice'):.3f}" for arm in arms]
+        row += [_dice(summary, arm, label) for arm in arms]
         closed = {r["student"]: r for r in summary["gap_closed"] if r["label"] == label}
         rows.append(row + [_gap(closed.get(student)) for student in students])
     header = ["labels", *arms, *(f"gap closed by {student}" for student in students)]
     return markdown(header, rows)
+
+
+def _dice(summary: Mapping[str, Any], arm: str, label: str) -> str:
+    known = arm in summary["arms"]
+    return number(mean_over_cases(summary, arm, label, "dice"), ".3f") if known else "–"
 
 
 def _gap(row: Mapping[str, Any] | None) -> str:

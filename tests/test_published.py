@@ -58,6 +58,39 @@ def test_other_test_cases_are_not_compared():
     assert "yes" not in told and "|" not in told
 
 
+def test_all_arms_are_compared_on_the_same_scans():
+    """Scan b lacks the label: who finds nothing there has no Dice, who finds something 0."""
+
+    def finds(*dice):
+        both = {case: {"0": {"1": {"dice": d}}} for case, d in zip("ab", dice, strict=True)}
+        return {"seeds": [0], "per_case": both}
+
+    absent = {"split": {"test": ["a", "b"]}, "absent": {"1": ["b"]}}
+    mine = {"arms": {"student": finds(0.8, None), "baseline": finds(0.9, 0.0)}, **absent}
+    table = beside_published(mine, mine, "1", "x")
+    rows = [[cell.strip() for cell in line.split("|")[1:4]] for line in table.splitlines()[2:5]]
+    assert rows == [
+        ["student", "0.800", "0.800 (1 runs)"],
+        ["baseline", "0.900", "0.900 (1 runs)"],
+        ["student − baseline", "-0.100", "-0.100 (1 runs)"],
+    ]
+    assert "which 1 scans lack" in table
+
+
+def test_runs_made_again_widen_the_range():
+    once = {"arms": {"x": arm(0.80, 0.81)}}
+    twice = once | {"again": {"arms": {"x": arm(0.70, 0.75), "y": arm(0.1)}}}
+    assert "(2 runs)" in beside_published({"arms": {"x": arm(0.72)}}, once, "1", "x")
+    told = beside_published({"arms": {"x": arm(0.72)}}, twice, "1", "x")
+    assert "0.765 (4 runs)" in told and "yes" in told
+
+
+def test_the_published_runs_of_the_other_machine_are_found():
+    study = published_results("hippocampus-quick", 8)
+    assert study["split"]["test"] == study["again"]["split"]["test"]
+    assert "again" not in published_results("simulated-quick", 8)
+
+
 def test_no_range_beyond_what_a_dice_can_be():
     table = beside_published({"arms": {"x": arm(0.5)}}, {"arms": {"x": arm(0.1, 0.9)}}, "1", "x")
     assert "0.000 … 1.000" in table

@@ -173,6 +173,12 @@ def test_tables_and_figures_of_label_budgets(collected, tmp_path):
     assert cells[0] == ["labels", "student", "baseline", "gap closed by student"]
     assert cells[2] == ["8", "0.800", "0.320", "50 % (20 … 80)"]
     assert cells[3] == ["20", "0.800", "0.320", "–"]
+    student, baseline = (collected["arms"][arm] for arm in ("student", "baseline"))
+    alone = {**summaries[1], "arms": {"baseline": baseline, "mine": student}}
+    lines = tables.budget_table([summaries[0], alone], "1").splitlines()
+    cells = [[cell.strip() for cell in line.split("|")[1:-1]] for line in lines]
+    assert cells[0][1:4] == ["student", "baseline", "mine"]
+    assert cells[2][1:4] == ["0.800", "0.320", "–"] and cells[3][1:4] == ["–", "0.320", "0.800"]
     figure = figures.label_budgets(summaries, "1")
     line = figure.axes[0].get_lines()[0]
     assert line.get_xdata().tolist() == [8, 20] and line.get_ydata() == approx([0.8, 0.8])

@@ -180,3 +180,64 @@ def test_trainings_that_are_over_are_forgotten(small):
         forget_trainings()
     assert seen[-1]() is None  # of the first, the fused losses keep the graph
     assert keras.layers.Conv2D(1, 1).name == "conv2d"
+
+
+def test_what_is_finished_is_added_up_without_training(msd_folder, tmp_path, monkeypatch, capsys):
+    options = ["--data", "hippocampus", "--tier", "smoke", "--data-dir", str(msd_folder)]
+    options += [
+        "--runs",
+        str(tmp_path / "runs"),
+        "--out",
+        str(tmp_path / "out"),
+        "--arms",
+        "baseline",
+    ]
+    assert study.main([*options, "--seeds", "1"]) == 0
+    assert "0 of 1 runs are finished." in capsys.readouterr().out
+    monkeypatch.setattr(keras.Model, "fit", lambda *a, **k: pytest.fail("trained"))
+    assert study.main([*options, "--seeds", "3", "--budgets", "2", "3", "--workers", "0"]) == 0
+    told = capsys.readouterr().out
+    assert "3 labels: no run is finished." in told and "minutes left" not in told
+    assert json.loads((tmp_path / "out/hippocampus-smoke-2-labels.json").read_text())["arms"]
+
+
+def test_damaged_records_and_folders_are_told_before_training(msd_folder, tmp_path, monkeypatch):
+    options = ["--data", "hippocampus", "--tier", "smoke", "--data-dir", str(msd_folder)]
+    options += ["--runs", str(tmp_path), "--arms", "baseline", "--seeds"]
+    study.main([*options, "1", "--quiet"])
+    [record] = (tmp_path / "hippocampus-smoke/records").glob("*.json")
+    monkeypatch.setattr(keras.Model, "fit", lambda *a, **k: pytest.fail("trained"))
+    with pytest.raises(SystemExit, match="FileExistsError"):
+        study.main([*options, "2", "--out", str(record)])
+    record.write_bytes(record.read_bytes()[:500])
+    with pytest.raises(SystemExit, match=f"ValueError: .*{record.name}"):
+        study.main([*options, "2"])
+
+
+@pytest.mark.parametrize("wrong", [["--seeds", "0"], ["--budgets", "0"], ["--budgets", "few"]])
+def test_counts_start_at_one(wrong, capsys):
+    with pytest.raises(SystemExit):
+        study._parse(wrong)
+    assert "expected a whole number from 1 on" in capsys.readouterr().err
+
+
+@pytest.mark.parametrize("name", [name for name, data in STUDIES.items() if "hippocampus" in data])
+def test_every_study_fits_its_smoke_data(name, msd_folder):
+    options = ["--study", name, "--data", "hippocampus", "--tier", "smoke"]
+    options += ["--data-dir", str(msd_folder)]
+    for experiment, jobs in study._stages(study._parse(options)):
+        assert jobs and len(experiment.split.test) == experiment.config.num_test
+
+
+def test_costs_are_those_of_the_arm():
+    class Known:
+        def __init__(self, name, arm, seconds=None):
+            self.name, self.arm, self.seconds = name, arm, seconds
+
+        def record(self):
+            return {"training_seconds": self.seconds}
+
+    done = [Known("0", "teacher", 90), Known("1", "student", 10), Known("2", "student", 20)]
+    left = [Known("3", "teacher"), Known("4", "student"), Known("5", "other")]
+    expected = {"0": 90, "1": 15, "2": 15, "3": 90, "4": 15, "5": 40}
+    assert study._costs(done + left, done) == expected
