@@ -5,10 +5,15 @@ Teacher, student and baseline with few labels and with all, found by their diges
 """
 
 import sys
+from functools import cache
 from pathlib import Path
+from typing import Any
 
 import keras
+import numpy as np
 
+from kdcore.cases import Case
+from kdcore.evaluation import extent_mm
 from kdcore.files import file_digest, replacing, write_json
 from kdcore.published import published_results
 from kdcore.results import dice_of_seeds
@@ -30,7 +35,7 @@ def main() -> int:
     for path in Path(sys.argv[1]).rglob("*.keras"):
         network = keras.saving.load_model(path, compile=False, safe_mode=True)
         networks[weights_digest(network)] = network
-    index = {}
+    index: dict[str, dict[str, Any]] = {}
     for labels in LABELS:
         study = published_results(STUDY, labels)
         assert study is not None
@@ -49,6 +54,7 @@ def main() -> int:
                 "test_dice": round(dice_of_seeds(study["arms"][arm])[0], 6),
                 "file_digest": file_digest(FOLDER / name),
                 **TRAINED_ON,
+                "extent_mm": largest(seen(arm, labels)),
                 "seen": seen(arm, labels),
                 **{key: run[key] for key in ("model_digest", "commit", "backend", "hardware")},
             }
@@ -63,6 +69,16 @@ def seen(arm: str, labels: int) -> list[str]:
     assert study is not None
     split = study["split"]
     return sorted([*split["labelled"]["0"], *split["validation"]])
+
+
+@cache
+def _cases() -> dict[str, Case]:
+    return {case.case_id: case for case in TASKS["hippocampus"].read(None, None)}
+
+
+def largest(names: list[str]) -> list[float]:
+    """The longest edges of these cases along each axis."""
+    return np.max([extent_mm(_cases()[name]) for name in names], axis=0).tolist()
 
 
 if __name__ == "__main__":

@@ -2,6 +2,7 @@
 
 import argparse
 import sys
+import zipfile
 from collections.abc import Iterable, Iterator, Mapping, Sequence
 from collections.abc import Set as AbstractSet
 from pathlib import Path
@@ -23,6 +24,8 @@ from kdcore.tables import interval, markdown
 INDEX = "weights.json"
 """Beside published networks: what each was trained on."""
 _PUBLISHED = Path(__file__).parents[1] / "docs" / "weights"
+LARGER = 1.5
+"""A scan so many times as long as the longest in training is not what a network knows."""
 METRICS = {"dice": "Dice", "surface_dice_1mm": "surface Dice 1 mm", "hd95_mm": "HD95 mm"}
 
 
@@ -40,6 +43,8 @@ def main(arguments: list[str] | None = None) -> int:
     try:
         if options.out and options.out.is_dir():
             raise ValueError(f"--out {options.out} is a folder. Expected a file, scores.json.")
+        if options.out:
+            options.out.parent.mkdir(parents=True, exist_ok=True)
         network = load_network(options.weights)
         cases = read_msd(options.data, labelled_only=True)
         if not cases:
@@ -81,6 +86,8 @@ def load_network(path: str | Path) -> Any:
         return load_exported(path, threads=2)
     if path.suffix != ".keras":
         raise ValueError(f"{path.name} is no .keras, .onnx or .tflite file.")
+    if not zipfile.is_zipfile(path):
+        raise ValueError(f"{path} is damaged, or no file that Keras has written.")
     try:
         return keras.saving.load_model(path, compile=False, safe_mode=True)
     except Exception as error:  # Keras raises whatever its parts raise
@@ -111,8 +118,10 @@ def _checked(entry: dict[str, Any], index: Path) -> dict[str, Any]:
     names = entry.get("label_names", {})
     fits = {
         "spacing_mm": np.shape(entry.get("spacing_mm", [1, 1, 1])) == (3,),
+        "extent_mm": np.shape(entry.get("extent_mm", [1, 1, 1])) == (3,),
         "orientation": isinstance(entry.get("orientation", ""), str),
-        "label_names": isinstance(names, dict) and all(isinstance(n, str) for n in names.values()),
+        "label_names": isinstance(names, dict)
+        and all(label.isdecimal() and isinstance(n, str) for label, n in names.items()),
         "seen": isinstance(entry.get("seen", []), list),
     }
     wrong = [key for key, fit in fits.items() if not fit]
@@ -149,24 +158,53 @@ def doubts(
             f"{axes}: those of {turned[0].case_id} run to {orientation(turned[0])}. In Python, "
             f'kdcore.reorient(case, "{axes}") does so.'
         )
-    size = trained.get("spacing_mm")
-    if size:
-        fitted = as_trained(cases, trained)
-        others = [c for c in fitted if not np.allclose(c.spacing_mm, size, rtol=0.2)]
-        if others:
-            yield (
-                f"{len(others)} of {len(cases)} scans have voxels of another size than the "
-                f"{_size(size)} mm the network was trained on, among them {others[0].case_id} "
-                f"with {_size(others[0].spacing_mm)} mm. kdcore.resample gives cubic voxels of any "
-                "size."
-            )
-    for label, name in trained.get("label_names", {}).items():
+    yield from _about_sizes(trained, cases)
+    yield from _about_labels(trained.get("label_names", {}), cases, names)
+
+
+def _about_sizes(trained: Mapping[str, Any], cases: Sequence[Case]) -> Iterator[str]:
+    """Voxels of another size, and scans that show much more than the network has seen."""
+    size, extent = trained.get("spacing_mm"), trained.get("extent_mm")
+    fitted = as_trained(cases, trained) if size or extent else []
+    others = [c for c in fitted if size and not np.allclose(c.spacing_mm, size, rtol=0.2)]
+    if size and others:
+        yield (
+            f"{len(others)} of {len(cases)} scans have voxels of another size than the "
+            f"{_size(size)} mm the network was trained on, among them {others[0].case_id} "
+            f"with {_size(others[0].spacing_mm)} mm. kdcore.resample gives cubic voxels of any "
+            "size."
+        )
+    large = [c for c in fitted if extent and (extent_mm(c) > LARGER * np.array(extent)).any()]
+    if extent and large:
+        yield (
+            f"{len(large)} of {len(cases)} scans show more than those the network was trained on, "
+            f"which measure {_size(extent)} mm at most, among them {large[0].case_id} with "
+            f"{_size(extent_mm(large[0]))} mm. Cut them to what the network knows."
+        )
+
+
+def extent_mm(case: Case) -> np.ndarray:
+    """The edges of the scan, `(3,)`."""
+    return np.array(case.image.shape[:3]) * case.spacing_mm
+
+
+def _about_labels(
+    trained: Mapping[str, str], cases: Sequence[Case], names: Mapping[str, str]
+) -> Iterator[str]:
+    """Labels of another name, and such as no mask holds."""
+    held = {int(label) for c in cases if c.mask is not None for label in np.unique(c.mask)}
+    for label, name in trained.items():
         here = names.get(label, name)
         if name.casefold() not in here.casefold():
             yield f"label {label} is {name!r} for the network and {here!r} in dataset.json."
+        if int(label) not in held:
+            yield (
+                f"no mask holds label {label}, {name!r}. Wherever the network finds it, its Dice "
+                "is 0."
+            )
 
 
-def _size(spacing_mm: Sequence[float]) -> str:
+def _size(spacing_mm: Iterable[float]) -> str:
     return " × ".join(f"{edge:g}" for edge in spacing_mm)
 
 

@@ -219,6 +219,10 @@ class Experiment:
             seen = self.take("test", distillation.teacher)
             extra["agreement"] = agreement(teacher.load(), seen, model, test)
             extra["teacher_digest"] = teacher.result["model_digest"]
+        members = {name: train(self, name) for name in self.training(run.arm).members}
+        if members:
+            digests = {name: one.result["model_digest"] for name, one in members.items()}
+            extra["member_digests"] = digests
         run.finish(
             model, scores, calibration=beliefs, validation_dice=mean_dice(chosen_on), **extra
         )

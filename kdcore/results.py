@@ -183,7 +183,8 @@ def record(run: Run, task: Task) -> dict[str, Any]:
 
 _KEPT = (
     "arm", "seed", "per_case", "calibration", "agreement", "training_seconds", "validation_dice",
-    "model_digest", "teacher_digest", "history", "hardware", "backend", "versions", "commit",
+    "model_digest", "teacher_digest", "member_digests", "history", "hardware", "backend",
+    "versions", "commit",
 )  # fmt: skip
 _OF_A_RUN = (
     "training_seconds", "validation_dice", "model_digest", "history", "hardware", "backend",
@@ -197,8 +198,8 @@ def _add(arm: dict[str, Any], one: Mapping[str, Any], fold: int | None) -> None:
         arm["seeds"].append(one["seed"])
     name = seed if fold is None else f"{seed}, fold {fold}"
     arm["runs"][name] = {key: one.get(key) for key in _OF_A_RUN}
-    if "teacher_digest" in one:
-        arm["runs"][name]["teacher_digest"] = one["teacher_digest"]
+    of_others = {key: one[key] for key in ("teacher_digest", "member_digests") if key in one}
+    arm["runs"][name].update(of_others)
     for part in ("per_case", "calibration", "agreement"):
         for case_id, entry in one.get(part, {}).items():
             arm.setdefault(part, {}).setdefault(case_id, {})[seed] = entry

@@ -134,20 +134,24 @@ def remarks(summary: Mapping[str, Any]) -> list[str]:
     strangers = _strangers(summary)
     if strangers:
         found.append(
-            f"{', '.join(strangers)} learnt from another training of the teacher than the one "
-            "recorded here. Put the run folders of both machines together before students train."
+            f"{', '.join(strangers)} learnt from another training of the teacher, or consist of "
+            "others, than are recorded here. Put the run folders of both machines together before "
+            "students and ensembles are made."
         )
     return found
 
 
 def _strangers(summary: Mapping[str, Any]) -> list[str]:
-    """Runs ("arm seed") whose teacher is not the one the results hold."""
+    """Runs ("arm seed") whose teacher or member is not the one the results hold."""
     arms, found = summary["arms"], []
     for name, arm in arms.items():
         taught = summary["config"]["arms"][name]["distillation"]
-        teachers = arms.get(taught["teacher"], {}).get("runs", {}) if taught else {}
         for seed, run in arm["runs"].items():
-            known = teachers.get(seed, {}).get("model_digest")
-            if known and run.get("teacher_digest", known) != known:
+            used = dict(run.get("member_digests", {}))
+            if taught and "teacher_digest" in run:
+                used[taught["teacher"]] = run["teacher_digest"]
+            runs = {other: arms.get(other, {}).get("runs", {}).get(seed, {}) for other in used}
+            known = {other: one.get("model_digest") for other, one in runs.items()}
+            if any(known[other] not in (None, digest) for other, digest in used.items()):
                 found.append(f"{name} {seed}")
     return found

@@ -40,7 +40,7 @@ def test_bad_input_is_said_in_one_line(weights, msd_folder, tmp_path):
     (tmp_path / "w.h5").touch()
     for path, folder, message in (
         (tmp_path / "none.keras", msd_folder, "none.keras does not exist"),
-        (broken, msd_folder, "b.keras cannot be loaded"),
+        (broken, msd_folder, "b.keras is damaged, or no file that Keras has written"),
         (tmp_path / "w.h5", msd_folder, "is no .keras"),
         (weights, tmp_path, "dataset.json does not exist"),
     ):
@@ -111,9 +111,28 @@ def test_voxels_are_compared_as_they_lie_after_turning():
     assert len(list(doubts({"orientation": "RAS", "spacing_mm": [3, 1, 1]}, [case], {}))) == 2
 
 
+def test_larger_scans_and_labels_that_no_mask_holds_are_said():
+    mask = np.zeros((4, 6, 8), np.uint8)
+    mask[0, 0, 0] = 1
+    case = kdcore.Case("a", np.zeros((4, 6, 8, 1)), mask, (1, 1, 2))
+    trained = {"extent_mm": [4, 4, 16], "label_names": {"1": "x", "2": "y"}}
+    (label,) = doubts(trained, [case], {})
+    assert "no mask holds label 2, 'y'" in label
+    larger, _ = doubts(trained | {"extent_mm": [4, 3.9, 16]}, [case], {})
+    assert "1 of 1 scans show more" in larger
+    assert "4 × 3.9 × 16 mm at most, among them a with 4 × 6 × 16 mm" in larger
+
+
 @pytest.mark.parametrize(
     "wrong",
-    [{"orientation": 5}, {"spacing_mm": 2.0}, {"label_names": ["a"]}, {"seen": "case_000"}],
+    [
+        {"orientation": 5},
+        {"spacing_mm": 2.0},
+        {"extent_mm": [1, 2]},
+        {"label_names": {"x": "a"}},
+        {"label_names": ["a"]},
+        {"seen": "case_000"},
+    ],
 )
 def test_an_index_of_another_form_is_named(weights, msd_folder, wrong):
     known = {"model_digest": weights_digest(load_network(weights)), **wrong}
@@ -154,4 +173,5 @@ def test_the_published_networks_say_what_they_were_trained_on():
         trained = trained_on(load_network(path), "elsewhere")
         assert trained["orientation"] == "RAS" and len(trained["seen"]) in (28, 140)
         assert trained["spacing_mm"] == [1.0, 1.0, 1.0]
+        assert all(40 <= edge <= 60 for edge in trained["extent_mm"])
         assert trained["label_names"] == {"1": "anterior", "2": "posterior"}

@@ -81,6 +81,11 @@ def test_what_a_difference_may_contain_besides_the_arms_is_said(collected):
     runs["student"] |= {"backend": runs["baseline"]["backend"]}
     runs["student"] |= {"teacher_digest": runs["baseline"]["model_digest"]}
     assert summary.remarks(described(collected, teacher="baseline")) == []
+    runs["student"] |= {"member_digests": {"baseline": "another", "not here": "x"}}
+    (consists,) = summary.remarks(described(collected))
+    assert "student 0 learnt from" in consists and "or consist of others" in consists
+    runs["student"]["member_digests"]["baseline"] = runs["baseline"]["model_digest"]
+    assert summary.remarks(described(collected)) == []
 
 
 def test_whom_a_run_learnt_from_is_kept(tmp_path):

@@ -85,6 +85,8 @@ def test_an_ensemble_is_the_calibrated_mean_of_its_members(small):
     run = train(small, "ensemble")
     members = [train(small, name) for name in ("teacher", "teacher-1")]
     assert run.load().count_params() == 2 * members[0].load().count_params()
+    digests = {member.arm: member.result["model_digest"] for member in members}
+    assert run.result["member_digests"] == digests
     assert members[0].result["model_digest"] != members[1].result["model_digest"]
     images, _ = small.batches("teacher")[0]
     said = [special.softmax(m.load().predict_on_batch(images), axis=-1) for m in members]

@@ -37,6 +37,7 @@ from studies import (  # noqa: E402
     grid_dice,
     half_width,
     largest_change,
+    luck_of_training,
     not_worse,
     of_folds,
     of_seeds,
@@ -277,7 +278,7 @@ _OFFERED = (
     study, budgets, dice, average, points, difference, excludes_zero, check, provenance,
     arms, comparisons, equivalences, seeds, beliefs, budget, home_facts, thousand, finds_of,
     row, across, told, not_worse, grid, grid_dice, spread_of_temperature, of_folds,
-    largest_change, finds, belief, best, change_of_belief, of_seeds, of_trainings,
+    largest_change, luck_of_training, finds, belief, best, change_of_belief, of_seeds, of_trainings,
     half_width, listed, validation,
 )  # fmt: skip
 SCOPE = {function.__name__: function for function in _OFFERED}

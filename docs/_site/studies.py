@@ -88,6 +88,19 @@ def largest_change() -> float:
     return max(100 * abs(first - second) for first, second in runs)
 
 
+def luck_of_training(labels: int) -> float:
+    """Half the 95 % interval of a difference of two means of three trainings, in Dice points.
+
+    From the runs that were made twice: how much student − baseline and teacher − baseline of one
+    seed changed. A change has √2 times the standard deviation of one such difference.
+    """
+    twice = make_tables.made_twice()
+    runs = np.array([twice[labels, arm] for arm in ("teacher", "student")])
+    differences = 100 * (runs - np.array(twice[labels, "baseline"]))
+    changes = differences[..., 1] - differences[..., 0]
+    return float(1.96 * np.sqrt(np.mean(changes**2) / 2 / 3))
+
+
 def not_worse(name: str, a: str, b: str, label: str = "mean") -> bool:
     """Whether a is non-inferior to b by the test in the file."""
     return bool(row(name, a, b, label, "equivalence")["p_not_worse"] < 0.05)
