@@ -81,12 +81,17 @@ def beside_published(
         if what in theirs
     ]
     header = [f"Dice {name}", "here", "published", "expected of another seed", "within"]
-    absent = set().union(*own.get("absent", {}).values())
+    return markdown(header, rows) + _left_out(own)
+
+
+def _left_out(results: Mapping[str, Any]) -> str:
+    """A paragraph on the scans that do not count for every label; empty where all do."""
+    absent = set().union(*results.get("absent", {}).values())
     told = (
         f"\n\nScored where the reference holds the label, which {len(absent)} scans lack; in "
         "tables of single arms a false find counts as 0."
     )
-    return markdown(header, rows) + (told if absent else "")
+    return told if absent else ""
 
 
 def _of_seeds(results: Mapping[str, Any], label: str) -> dict[str, list[float]]:
