@@ -70,10 +70,8 @@ def beside_published(
             f"Not comparable: these are {len(tested[0])} test cases, the published ones "
             f"{len(tested[1])}, of which {len(tested[0] & tested[1])} are the same."
         )
-    theirs = _of_seeds(published, label)
-    for what, values in (
-        _of_seeds(published["again"], label).items() if "again" in published else ()
-    ):
+    theirs, again = _of_seeds(published, label), published.get("again", {"arms": {}})
+    for what, values in _of_seeds(again, label).items():
         theirs[what] = theirs.get(what, []) + values
     rows = [
         _compared(what, values, theirs[what], 0.0 if " − " not in what else -1.0)
