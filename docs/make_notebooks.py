@@ -14,8 +14,8 @@ import jupytext
 import nbformat
 from nbclient import NotebookClient
 
-from kdcore.files import replacing
-from kdcore.runs import provenance
+from kdcore._files import replacing
+from kdcore.training import provenance
 
 ROOT = Path(__file__).parent.parent
 EXAMPLES = ROOT / "examples"
@@ -27,7 +27,7 @@ import base64, html, io, os
 os.environ.setdefault("TF_CPP_MIN_LOG_LEVEL", "3")
 import matplotlib
 from matplotlib.figure import Figure
-from kdcore import figures
+from kdcore.evaluation import figures
 
 def _both(figure):
     def image(scheme):

@@ -13,14 +13,15 @@ from pathlib import Path
 import numpy as np
 from scipy.special import softmax
 
-from kdcore import results, tables
-from kdcore.files import read_json
+from kdcore._files import read_json
+from kdcore.evaluation import tables
+from kdcore.evaluation.metrics import mean_dice
+from kdcore.evaluation.statistics import compare
+from kdcore.evaluation.tables import markdown
 from kdcore.losses import kd_loss
-from kdcore.metrics import mean_dice
-from kdcore.statistics import compare
-from kdcore.summary import adjust
-from kdcore.tables import markdown
-from kdcore.tasks import TASKS
+from kdcore.study import results
+from kdcore.study.summary import adjust
+from kdcore.study.tasks import TASKS
 
 ROOT = Path(__file__).parent.parent
 RESULTS = ROOT / "docs" / "results"

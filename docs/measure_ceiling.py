@@ -9,11 +9,12 @@ from pathlib import Path
 import numpy as np
 from scipy import ndimage, stats
 
-from kdcore import results, tables
-from kdcore.arguments import from_arguments
-from kdcore.cases import Case
-from kdcore.files import write_json
-from kdcore.statistics import gap_closed, per_case
+from kdcore._files import write_json
+from kdcore.data.cases import Case
+from kdcore.evaluation import tables
+from kdcore.evaluation.statistics import gap_closed, per_case
+from kdcore.study import results
+from kdcore.study.arguments import from_arguments
 
 RESULTS = Path(__file__).parent / "results"
 RING = 3  # voxels around the tumour

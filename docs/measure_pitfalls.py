@@ -12,10 +12,10 @@ import numpy as np
 import tensorflow as tf
 
 import kdcore
-from kdcore.files import write_json
+from kdcore._files import write_json
+from kdcore.losses import log_probabilities
 from kdcore.normalization import FittedMinMax
-from kdcore.runs import provenance
-from kdcore.voxels import log_probabilities
+from kdcore.training import provenance
 
 RESULTS = Path(__file__).parent / "results"
 COLUMNS = ["pitfall", "what goes wrong", "wrong", "right"]

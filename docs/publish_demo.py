@@ -14,16 +14,15 @@ import keras
 import matplotlib
 import numpy as np
 
-from kdcore.arguments import add_arguments, from_options
-from kdcore.batches import pad_to
-from kdcore.cases import Case
-from kdcore.experiment import Experiment
-from kdcore.figures import overlays, upright
-from kdcore.files import replacing, write_json
-from kdcore.inference import predict_mask
-from kdcore.metrics import mean_dice
+from kdcore._files import replacing, write_json
+from kdcore.data.cases import Case
+from kdcore.evaluation.figures import overlays, upright
+from kdcore.evaluation.metrics import mean_dice
+from kdcore.inference import pad_to, predict_mask
 from kdcore.normalization import normalize
-from kdcore.runs import Run
+from kdcore.study.arguments import add_arguments, from_options
+from kdcore.study.experiment import Experiment
+from kdcore.training import Run
 
 matplotlib.use("Agg")
 FOLDER = Path(__file__).parent / "assets/demo"

@@ -15,15 +15,15 @@ from typing import TYPE_CHECKING, Any
 import keras
 import numpy as np
 
-from kdcore import figures
-from kdcore.arguments import from_arguments
-from kdcore.cases import Case
-from kdcore.checks import soften
-from kdcore.experiment import Experiment
-from kdcore.files import replacing, write_json
+from kdcore._files import replacing, write_json
+from kdcore.data.cases import Case
+from kdcore.evaluation import figures
+from kdcore.evaluation.metrics import Scores, case_dice
+from kdcore.evaluation.teaching import soften
 from kdcore.inference import predict_probabilities
-from kdcore.metrics import Scores, case_dice
-from kdcore.published import published_results
+from kdcore.study.arguments import from_arguments
+from kdcore.study.experiment import Experiment
+from kdcore.study.published import published_results
 
 if TYPE_CHECKING:
     from matplotlib.figure import Figure

@@ -12,13 +12,13 @@ from typing import Any
 import keras
 import numpy as np
 
-from kdcore.cases import Case
-from kdcore.evaluation import extent_mm
-from kdcore.files import file_digest, replacing, write_json
-from kdcore.published import published_results
-from kdcore.results import dice_of_seeds
-from kdcore.runs import weights_digest
-from kdcore.tasks import TASKS
+from kdcore._files import file_digest, replacing, write_json
+from kdcore.data.cases import Case
+from kdcore.evaluation.folder import extent_mm
+from kdcore.study.published import published_results
+from kdcore.study.results import dice_of_seeds
+from kdcore.study.tasks import TASKS
+from kdcore.training import weights_digest
 
 FOLDER = Path(__file__).parent / "weights"
 ARMS = ("teacher", "student", "baseline")

@@ -10,10 +10,10 @@ from dataclasses import replace
 from pathlib import Path
 from typing import Any
 
-from kdcore.arguments import from_arguments
-from kdcore.experiment import train
-from kdcore.files import write_json
-from kdcore.runs import provenance
+from kdcore._files import write_json
+from kdcore.study.arguments import from_arguments
+from kdcore.study.experiment import train
+from kdcore.training import provenance
 
 RESULTS = Path(__file__).parent / "results"
 TRIES: dict[str, list[tuple[str, dict[str, Any]]]] = {

@@ -18,8 +18,8 @@ import matplotlib.pyplot as plt
 import numpy as np
 
 import kdcore
-from kdcore import figures
-from kdcore.arguments import from_arguments
+from kdcore.evaluation import figures
+from kdcore.study.arguments import from_arguments
 
 job = from_arguments()
 folder = job.root / "figures"

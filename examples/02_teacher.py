@@ -13,8 +13,8 @@
 import keras
 
 import kdcore
-from kdcore.arguments import from_arguments
-from kdcore.metrics import mean_dice
+from kdcore.evaluation.metrics import mean_dice
+from kdcore.study.arguments import from_arguments
 
 job = from_arguments()
 training = job.training("teacher")

@@ -14,10 +14,10 @@ import matplotlib.pyplot as plt
 import numpy as np
 
 import kdcore
-from kdcore import experiment
-from kdcore.arguments import from_arguments
-from kdcore.checks import soften
-from kdcore.figures import soft_target_maps
+from kdcore.evaluation.figures import soft_target_maps
+from kdcore.evaluation.teaching import soften
+from kdcore.study import experiment
+from kdcore.study.arguments import from_arguments
 
 job = from_arguments()
 teacher_run = experiment.train(job, "teacher")  # opens what example 2 trained

@@ -15,11 +15,12 @@ import matplotlib.pyplot as plt
 import numpy as np
 
 import kdcore
-from kdcore import experiment, figures, results, tables
-from kdcore.arguments import from_arguments
-from kdcore.metrics import case_dice
-from kdcore.published import beside_published, published_results
-from kdcore.summary import summarize
+from kdcore.evaluation import figures, tables
+from kdcore.evaluation.metrics import case_dice
+from kdcore.study import experiment, results
+from kdcore.study.arguments import from_arguments
+from kdcore.study.published import beside_published, published_results
+from kdcore.study.summary import summarize
 
 job = from_arguments()
 folder = job.root / "figures"

@@ -13,10 +13,11 @@
 # %%
 import matplotlib.pyplot as plt
 
-from kdcore import experiment, figures, results, tables
-from kdcore.arguments import from_arguments
-from kdcore.published import published_results
-from kdcore.summary import summarize
+from kdcore.evaluation import figures, tables
+from kdcore.study import experiment, results
+from kdcore.study.arguments import from_arguments
+from kdcore.study.published import published_results
+from kdcore.study.summary import summarize
 
 job = from_arguments()
 folder = job.root / "figures"

@@ -26,9 +26,10 @@ import matplotlib.pyplot as plt
 import numpy as np
 
 import kdcore
-from kdcore import experiment, figures, results, tables
-from kdcore.arguments import from_arguments
-from kdcore.summary import summarize
+from kdcore.evaluation import figures, tables
+from kdcore.study import experiment, results
+from kdcore.study.arguments import from_arguments
+from kdcore.study.summary import summarize
 
 job = from_arguments(study="cross-modal")
 folder = job.root / "figures"

@@ -17,11 +17,11 @@ import numpy as np
 from keras import layers, ops
 
 import kdcore
-from kdcore.arguments import from_arguments
-from kdcore.files import digest, write_json
-from kdcore.metrics import mean_dice
-from kdcore.runs import provenance
-from kdcore.tables import comparison_table, markdown
+from kdcore._files import digest, write_json
+from kdcore.evaluation.metrics import mean_dice
+from kdcore.evaluation.tables import comparison_table, markdown
+from kdcore.study.arguments import from_arguments
+from kdcore.training import provenance
 
 job = from_arguments()
 

@@ -2,25 +2,40 @@
 
 from kdcore.augmentation import Augmentation
 from kdcore.batches import Batches
-from kdcore.brats import read_brats
-from kdcore.cases import Case
-from kdcore.checks import TeachingReport, check_teaching
-from kdcore.datasets import hippocampus_folder
-from kdcore.deploy import export, load_exported
+from kdcore.data import (
+    Case,
+    LeakageError,
+    NNUNetProbabilities,
+    Simulation,
+    Split,
+    hippocampus_folder,
+    read_brats,
+    read_case,
+    read_msd,
+    reorient,
+    resample,
+    save_mask,
+    simulate_cases,
+    split_cases,
+)
 from kdcore.distiller import Distiller, StudentCheckpoint
-from kdcore.hard_losses import DiceCrossEntropy, cross_entropy, dice_cross_entropy
+from kdcore.evaluation.metrics import ForegroundDice, calibration, dice, evaluate, surface_distances
+from kdcore.evaluation.statistics import compare, gap_closed
+from kdcore.evaluation.teaching import TeachingReport, check_teaching
+from kdcore.export import export, load_exported
 from kdcore.inference import predict_mask, predict_probabilities
-from kdcore.losses import channel_wise_loss, kd_loss, regional_kd_loss, soft_dice_loss
-from kdcore.metrics import ForegroundDice, calibration, dice, evaluate, surface_distances
-from kdcore.nnunet import NNUNetProbabilities
+from kdcore.losses import (
+    DiceCrossEntropy,
+    channel_wise_loss,
+    cross_entropy,
+    dice_cross_entropy,
+    kd_loss,
+    regional_kd_loss,
+    soft_dice_loss,
+)
 from kdcore.normalization import fit_minmax, normalize
-from kdcore.reading import read_case, read_msd, save_mask
-from kdcore.resampling import reorient, resample
-from kdcore.runs import Run
-from kdcore.simulate import Simulation, simulate_cases
 from kdcore.soft_targets import SoftTargets
-from kdcore.splits import LeakageError, Split, split_cases
-from kdcore.statistics import compare, gap_closed
+from kdcore.training import Run
 from kdcore.unet import unet
 
 __all__ = [

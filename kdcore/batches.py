@@ -8,10 +8,10 @@ import keras
 import numpy as np
 
 from kdcore.augmentation import Augmentation
-from kdcore.cases import Case, forget
+from kdcore.data.cases import Case, forget
+from kdcore.losses import IGNORE
 from kdcore.normalization import Normalization, prepare
 from kdcore.soft_targets import SoftTargets, SoftTargetsError
-from kdcore.voxels import IGNORE
 
 _OPEN_FILES = 1024  # of soft targets, at once
 
@@ -89,6 +89,10 @@ class Batches(keras.utils.PyDataset):
 
     def __len__(self) -> int:
         return self._length
+
+    def targets(self) -> Any:
+        """The targets of the first batch, for whoever checks them before training."""
+        return self[0][1]
 
     def on_epoch_end(self) -> None:
         self.epoch += 1
@@ -183,16 +187,6 @@ class Batches(keras.utils.PyDataset):
             line = np.clip(np.arange(start, start + want), 0, have - 1)
             where = where[..., None] * have + line
         return where.ravel()
-
-
-def pad_to(array: np.ndarray, shape: Sequence[int]) -> np.ndarray:
-    """Pad the leading axes to `shape` around the middle, with the border's values."""
-    missing = [target - size for target, size in zip(shape, array.shape, strict=False)]
-    if not any(missing):
-        return array
-    before_after = [(m // 2, m - m // 2) for m in missing]
-    before_after += [(0, 0)] * (array.ndim - len(shape))
-    return np.pad(array, before_after, mode="edge")
 
 
 class _Source:

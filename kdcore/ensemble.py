@@ -7,11 +7,10 @@ import keras
 import numpy as np
 from keras import layers
 
-from kdcore.cases import Case
+from kdcore.data.cases import Case
 from kdcore.inference import predict_probabilities
-from kdcore.losses import mean_teacher_logits
+from kdcore.losses import Tensor, check_temperature, mean_teacher_logits
 from kdcore.normalization import Normalization
-from kdcore.voxels import Tensor, check_temperature
 
 
 @keras.saving.register_keras_serializable("kdcore")

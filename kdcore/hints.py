@@ -6,7 +6,7 @@ from typing import Any
 import keras
 from keras import layers, ops
 
-from kdcore.voxels import Tensor, to_float
+from kdcore.losses import Tensor, to_float
 
 
 @keras.saving.register_keras_serializable("kdcore")

@@ -6,8 +6,7 @@ from itertools import product
 import keras
 import numpy as np
 
-from kdcore.batches import pad_to
-from kdcore.cases import Case
+from kdcore.data.cases import Case
 from kdcore.normalization import Normalization, apply_normalization
 from kdcore.unet import UNet
 
@@ -135,3 +134,13 @@ def _run(network: keras.Model, items: np.ndarray) -> np.ndarray:
             )
         outputs.append(np.asarray(logits, np.float32)[: len(batch)])
     return np.concatenate(outputs)
+
+
+def pad_to(array: np.ndarray, shape: Sequence[int]) -> np.ndarray:
+    """Pad the leading axes to `shape` around the middle, with the border's values."""
+    missing = [target - size for target, size in zip(shape, array.shape, strict=False)]
+    if not any(missing):
+        return array
+    before_after = [(m // 2, m - m // 2) for m in missing]
+    before_after += [(0, 0)] * (array.ndim - len(shape))
+    return np.pad(array, before_after, mode="edge")

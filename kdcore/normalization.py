@@ -10,8 +10,8 @@ from dataclasses import dataclass
 
 import numpy as np
 
-from kdcore.cases import Case
-from kdcore.splits import Split
+from kdcore.data.cases import Case
+from kdcore.data.splits import Split
 
 METHODS = ("minmax", "zscore", "percentile")
 PERCENTILES = (0.5, 99.5)

@@ -18,11 +18,12 @@ import keras
 import numpy as np
 from tqdm import tqdm
 
-from kdcore.cases import Case, forget
-from kdcore.digests import teacher_digest
-from kdcore.files import digest, file_digest, open_array, read_sealed, replacing, write_json
+from kdcore._files import digest, file_digest, open_array, read_sealed, replacing, write_json
+from kdcore._provenance import teacher_digest
+from kdcore.data.cases import Case, forget
+from kdcore.data.splits import Split
+from kdcore.inference import predict_probabilities
 from kdcore.normalization import Normalization, describe_normalization
-from kdcore.splits import Split
 
 Teacher = Any
 """A `keras.Model` with raw logits, or a callable case -> `(D, H, W, C)` probabilities."""
@@ -259,8 +260,6 @@ def teacher_probabilities(
             raise ValueError(f"The teachers must know the same classes. Received: {classes}.")
         return np.asarray(np.mean(maps, axis=0))
     if isinstance(teacher, keras.Model):
-        from kdcore.inference import predict_probabilities
-
         return predict_probabilities(teacher, case, normalization)
     answer: Any = teacher(case)  # type: ignore[operator]
     return _checked(np.asarray(answer, dtype=np.float32), case)

@@ -6,7 +6,7 @@ from typing import Any
 import keras
 from keras import layers
 
-from kdcore.fused import BatchNormalization
+from kdcore._kernels import BatchNormalization
 
 Tensor = Any
 

@@ -11,8 +11,8 @@ import numpy as np
 from conftest import make_case
 
 import kdcore
+from kdcore._files import digest
 from kdcore.batches import Batches
-from kdcore.files import digest
 
 
 def few_steps():

@@ -9,8 +9,9 @@ from scipy import ndimage
 
 import kdcore
 from kdcore.augmentation import _gaussian, _move
-from kdcore.batches import Batches, pad_to
-from kdcore.voxels import IGNORE
+from kdcore.batches import Batches
+from kdcore.inference import pad_to
+from kdcore.losses import IGNORE
 
 SHAPE = (32, 24)
 

@@ -7,7 +7,7 @@ import pytest
 from conftest import make_brain, make_case, write_brats, write_nifti
 
 import kdcore
-from kdcore.resampling import reorient
+from kdcore.data.grid import reorient
 
 SEQUENCES = ("T1", "T1c", "T2", "FLAIR")
 NEW = {"T1": "t1n", "T1c": "t1c", "T2": "t2w", "FLAIR": "t2f"}
@@ -90,7 +90,7 @@ def test_labels_and_names_from_2023_on(tmp_path):
     case = kdcore.read_brats(tmp_path)[0]
     assert case.case_id == "BraTS-GLI-00000-000" and case.sequences == SEQUENCES
     assert [(case.mask == label).sum() for label in (0, 1, 2)] == [5 * 6 * 7 - 3, 1, 2]
-    voxels = kdcore.reading.read_nifti(tmp_path / case.case_id / f"{case.case_id}-t1c.nii.gz")[0]
+    voxels = kdcore.data.nifti.read_nifti(tmp_path / case.case_id / f"{case.case_id}-t1c.nii.gz")[0]
     np.testing.assert_array_equal(case.image[..., 1], voxels.transpose(2, 1, 0)[:, ::-1])
 
 

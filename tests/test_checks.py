@@ -67,7 +67,7 @@ def test_a_teacher_that_does_not(seen, teacher, student, others, message):
 
 
 def test_softening_is_the_temperature():
-    from kdcore.checks import soften
+    from kdcore.evaluation.teaching import soften
 
     logits = np.array([[1.0, 2.0, -1.0]])
     p = np.exp(logits) / np.exp(logits).sum()

@@ -11,7 +11,7 @@ import pytest
 from conftest import write_msd
 
 import kdcore
-from kdcore import datasets
+from kdcore.data import download as datasets
 
 
 @pytest.fixture

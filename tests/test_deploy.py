@@ -6,9 +6,9 @@ import pytest
 from conftest import make_case
 
 import kdcore
-from kdcore.deploy import load_exported
-from kdcore.files import file_digest, read_json, write_json
-from kdcore.runs import weights_digest
+from kdcore._files import file_digest, read_json, write_json
+from kdcore.export import load_exported
+from kdcore.training import weights_digest
 
 pytest.importorskip("onnxruntime")
 pytest.importorskip("ai_edge_litert")

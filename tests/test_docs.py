@@ -8,8 +8,8 @@ from pathlib import Path
 import pytest
 
 import kdcore
-from kdcore.results import KEYS, load_results
-from kdcore.statistics import equivalence, holm
+from kdcore.evaluation.statistics import equivalence, holm
+from kdcore.study.results import KEYS, load_results
 
 ROOT = Path(__file__).parent.parent
 RESULTS = sorted((ROOT / "docs" / "results").glob("*.json"))

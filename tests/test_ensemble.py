@@ -8,8 +8,8 @@ from keras import ops
 from scipy import special
 
 import kdcore
-from kdcore.cost import count_macs
 from kdcore.ensemble import ensemble, fit_temperature
+from kdcore.evaluation.cost import count_macs
 
 SHAPE = (16, 16, 1)
 

@@ -11,8 +11,8 @@ import pytest
 from nibabel import orientations
 
 import kdcore
-from kdcore.evaluation import doubts, load_network, main, score_table, trained_on
-from kdcore.runs import weights_digest
+from kdcore.evaluation.folder import doubts, load_network, main, score_table, trained_on
+from kdcore.training import weights_digest
 
 
 @pytest.fixture(scope="module")

@@ -7,9 +7,10 @@ import keras
 import pytest
 from conftest import make_brain, write_brats
 
-from kdcore import experiment, study
-from kdcore.arguments import from_arguments
-from kdcore.results import load_results
+from kdcore.study import __main__ as study
+from kdcore.study import experiment
+from kdcore.study.arguments import from_arguments
+from kdcore.study.results import load_results
 
 EXAMPLES = sorted((Path(__file__).parent.parent / "examples").glob("0*.py"))
 MAIN_JOB = EXAMPLES[:5]

@@ -7,7 +7,7 @@ import numpy as np
 import pytest
 from filelock import Timeout
 
-from kdcore.files import lock, open_array, read_json, replacing, write_json
+from kdcore._files import lock, open_array, read_json, replacing, write_json
 
 
 def test_what_a_killed_process_leaves_is_not_found_by_its_ending(tmp_path):

@@ -7,8 +7,8 @@ from hypothesis import strategies as st
 from pytest import approx
 
 import kdcore
-from kdcore.metrics import agreement, calibration, evaluate_with_calibration, mean_dice
-from kdcore.splits import LeakageError
+from kdcore.data.splits import LeakageError
+from kdcore.evaluation.metrics import agreement, calibration, evaluate_with_calibration, mean_dice
 
 
 def test_dice_by_hand():

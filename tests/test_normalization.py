@@ -4,7 +4,7 @@ from conftest import make_case
 from pytest import approx
 
 import kdcore
-from kdcore.splits import LeakageError
+from kdcore.data.splits import LeakageError
 
 
 def image(*values):

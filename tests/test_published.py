@@ -3,7 +3,7 @@
 import pytest
 from scipy import stats
 
-from kdcore.published import beside_published, expected_range, published_results
+from kdcore.study.published import beside_published, expected_range, published_results
 
 
 def arm(*dice):

@@ -53,7 +53,7 @@ def test_slices_of_the_main_job_hold_whole_volumes(real):
 def test_evaluate_a_perfect_answer(real):
     case = real[0]
     one_hot = np.eye(3, dtype=np.float32)[case.mask]
-    from kdcore.metrics import evaluate_case
+    from kdcore.evaluation.metrics import evaluate_case
 
     entry = evaluate_case(case, one_hot)
     for label in ("1", "2"):

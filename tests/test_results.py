@@ -6,9 +6,10 @@ import pytest
 from pytest import approx
 
 import kdcore
-from kdcore import cost, figures, results, summary, tables
-from kdcore.runs import Run
-from kdcore.tasks import Task
+from kdcore.evaluation import cost, figures, tables
+from kdcore.study import results, summary
+from kdcore.study.tasks import Task
+from kdcore.training import Run
 
 TASK = Task("made up", "none", (), {"1": "one", "2": "two"}, lambda *_: [], volume=(4, 16, 16))
 SPLIT = kdcore.Split(("a",), (), (), ("x", "y"))

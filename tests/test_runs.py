@@ -7,10 +7,10 @@ import pytest
 from conftest import make_case
 
 import kdcore
+from kdcore._files import digest, read_json, replacing, write_json
 from kdcore.batches import Batches
-from kdcore.files import digest, read_json, replacing, write_json
-from kdcore.runs import Run, RunError, settings_digest
-from kdcore.splits import LeakageError
+from kdcore.data.splits import LeakageError
+from kdcore.training import Run, RunError, settings_digest
 
 SPLIT = kdcore.Split(("case_000",), ("case_001",), (), ("case_002",))
 

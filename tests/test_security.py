@@ -19,12 +19,12 @@ import numpy as np
 import pytest
 
 import kdcore
-from kdcore import datasets
-from kdcore.evaluation import load_network
-from kdcore.files import open_array
-from kdcore.results import collect, save_results
-from kdcore.runs import Run, RunError
-from kdcore.tasks import TASKS
+from kdcore._files import open_array
+from kdcore.data import download as datasets
+from kdcore.evaluation.folder import load_network
+from kdcore.study.results import collect, save_results
+from kdcore.study.tasks import TASKS
+from kdcore.training import Run, RunError
 
 ROOT = Path(__file__).parent.parent
 SOURCES = sorted((ROOT / "kdcore").glob("*.py"))

@@ -10,8 +10,9 @@ import numpy as np
 import pytest
 
 import kdcore
-from kdcore import anatomy, mri, simulate
-from kdcore.simulate import Simulation, simulate_case, simulate_cases
+from kdcore.data.simulation import anatomy, mri
+from kdcore.data.simulation import brain as simulate
+from kdcore.data.simulation.brain import Simulation, simulate_case, simulate_cases
 
 COARSE = Simulation(spacing_mm=4.0)
 TISSUES = list(mri.TISSUES)

@@ -11,10 +11,10 @@ import pytest
 from conftest import make_case
 
 import kdcore
-from kdcore.digests import teacher_digest
-from kdcore.files import file_digest, read_json, write_json
+from kdcore._files import file_digest, read_json, write_json
+from kdcore._provenance import teacher_digest
+from kdcore.data.splits import LeakageError
 from kdcore.soft_targets import SoftTargetsError
-from kdcore.splits import LeakageError
 
 
 def network(seed=0, classes=3, filters=2):

@@ -4,7 +4,7 @@ from hypothesis import given, settings
 from hypothesis import strategies as st
 
 import kdcore
-from kdcore.splits import PARTS, LeakageError, Split
+from kdcore.data.splits import PARTS, LeakageError, Split
 
 IDS = [f"c{i:02d}" for i in range(20)]
 

@@ -6,7 +6,13 @@ from pytest import approx
 from scipy import stats
 
 import kdcore
-from kdcore.statistics import bootstrap_interval, equivalence, holm, per_case, sign_flip_p
+from kdcore.evaluation.statistics import (
+    bootstrap_interval,
+    equivalence,
+    holm,
+    per_case,
+    sign_flip_p,
+)
 
 
 def results(**arms):

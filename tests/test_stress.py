@@ -11,8 +11,8 @@ from hypothesis import strategies as st
 from pytest import approx
 
 import kdcore
-from kdcore.metrics import evaluate_case, surface_distances
-from kdcore.voxels import IGNORE
+from kdcore.evaluation.metrics import evaluate_case, surface_distances
+from kdcore.losses import IGNORE
 
 # JAX compiles each operation anew for each shape.
 MANY = settings(max_examples=15 if keras.backend.backend() == "jax" else 60, deadline=None)

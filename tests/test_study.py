@@ -11,11 +11,12 @@ import pytest
 from scipy import special
 
 import kdcore
-from kdcore import config, study
-from kdcore.config import STUDIES, Distillation, Training
-from kdcore.experiment import Experiment, train
-from kdcore.files import lock
-from kdcore.fused import forget_trainings
+from kdcore._files import lock
+from kdcore._kernels import forget_trainings
+from kdcore.study import __main__ as study
+from kdcore.study import settings as config
+from kdcore.study.experiment import Experiment, train
+from kdcore.study.settings import STUDIES, Distillation, Training
 
 SMALL = Training(filters=2, steps=2, learning_rate=1e-2, shape=(8, 8), batch_size=4)
 FLAT = replace(SMALL, filters=3)
@@ -42,7 +43,7 @@ def small(tmp_path_factory):
     smoke = STUDIES["main"]["simulated"]["smoke"]
     with pytest.MonkeyPatch.context() as patch:
         patch.setenv("KDCORE_CACHE", str(folder / "cache"))
-        patch.setattr("kdcore.tasks.SIMULATION", kdcore.Simulation(spacing_mm=6.0))
+        patch.setattr("kdcore.study.tasks.SIMULATION", kdcore.Simulation(spacing_mm=6.0))
         few = replace(smoke, arms=ARMS, num_cases=6, num_validation=1, num_test=2)
         yield Experiment(few, root=folder / "runs")
 

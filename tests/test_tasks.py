@@ -5,12 +5,13 @@ from dataclasses import replace
 import pytest
 
 import kdcore
-from kdcore import experiment, study
-from kdcore.arguments import from_arguments
-from kdcore.config import STUDIES, Distillation, Training
-from kdcore.experiment import Experiment
 from kdcore.soft_targets import SoftTargetsError
-from kdcore.tasks import TASKS
+from kdcore.study import __main__ as study
+from kdcore.study import experiment
+from kdcore.study.arguments import from_arguments
+from kdcore.study.experiment import Experiment
+from kdcore.study.settings import STUDIES, Distillation, Training
+from kdcore.study.tasks import TASKS
 
 SMALL = Training(filters=2, steps=2, learning_rate=1e-2, shape=(16, 16), batch_size=4)
 
@@ -27,7 +28,7 @@ def simulated(tmp_path_factory):
     smoke = STUDIES["cross-modal"]["simulated"]["smoke"]
     with pytest.MonkeyPatch.context() as patch:
         patch.setenv("KDCORE_CACHE", str(folder / "cache"))
-        patch.setattr("kdcore.tasks.SIMULATION", kdcore.Simulation(spacing_mm=6.0))
+        patch.setattr("kdcore.study.tasks.SIMULATION", kdcore.Simulation(spacing_mm=6.0))
         yield Experiment(replace(smoke, arms=arms, num_cases=8), root=folder / "runs")
 
 

@@ -53,13 +53,15 @@ def test_every_mutation_of_a_scan_is_refused_or_harmless(packed):
 
 def test_a_reader_without_checks_is_found_out(packed, monkeypatch):
     """nibabel stops at the last voxel, and believes the header."""
-    monkeypatch.setattr("kdcore.nifti._check_size", lambda *args: None)
+    monkeypatch.setattr("kdcore.data.nifti._check_size", lambda *args: None)
     assert any("a wrong answer" in problem for problem in tortured(packed, 80).failures)
 
 
 def test_an_error_without_a_name_is_found_out(packed, monkeypatch):
-    monkeypatch.setattr("kdcore.nifti._check_size", lambda *args: 1 / 0)
-    monkeypatch.setattr("kdcore.reading.read_nifti", lambda path: (_ for _ in ()).throw(KeyError()))
+    monkeypatch.setattr("kdcore.data.nifti._check_size", lambda *args: 1 / 0)
+    monkeypatch.setattr(
+        "kdcore.data.nifti.read_nifti", lambda path: (_ for _ in ()).throw(KeyError())
+    )
     with pytest.raises(KeyError):
         packed.read()
     count = Count("")

@@ -48,8 +48,8 @@ from studies import (  # noqa: E402
     validation,
 )
 
-from kdcore import figures, tables  # noqa: E402
-from kdcore.tasks import TASKS  # noqa: E402
+from kdcore.evaluation import figures, tables  # noqa: E402
+from kdcore.study.tasks import TASKS  # noqa: E402
 
 PAGE = Environment(
     undefined=StrictUndefined,

@@ -7,8 +7,10 @@ import make_tables
 import numpy as np
 from scipy import stats
 
-from kdcore import config, results, tables
-from kdcore.statistics import bootstrap_interval, compare, equivalence, per_case
+from kdcore.evaluation import tables
+from kdcore.evaluation.statistics import bootstrap_interval, compare, equivalence, per_case
+from kdcore.study import results
+from kdcore.study import settings as config
 
 
 @lru_cache

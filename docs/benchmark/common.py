@@ -18,8 +18,8 @@ import keras
 import numpy as np
 
 import kdcore
-from kdcore.files import digest
-from kdcore.tables import markdown
+from kdcore._files import digest
+from kdcore.evaluation.tables import markdown
 
 BATCH, CHUNK = 16, 50
 TEMPERATURE, ALPHA, RATE = 2.0, 0.5, 1e-2

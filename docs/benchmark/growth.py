@@ -19,7 +19,7 @@ import numpy as np
 from common import peak_memory, row
 
 import kdcore
-from kdcore.files import open_array
+from kdcore._files import open_array
 
 SHAPE = (32, 28)
 SUBJECTS = 100

@@ -19,8 +19,8 @@ import latency
 import steps
 import throughput
 
-from kdcore.files import read_json, write_json
-from kdcore.runs import provenance
+from kdcore._files import read_json, write_json
+from kdcore.training import provenance
 
 PARTS = ("steps", "throughput", "job", "latency", "growth", "browser")
 

@@ -7,7 +7,7 @@ import numpy as np
 from common import BATCH, CHUNK, Setting, compiled, fit, in_turns, row
 from methods import METHODS
 
-from kdcore.cost import count_macs
+from kdcore.evaluation.cost import count_macs
 
 
 def measure(setting: Setting) -> list[dict[str, Any]]:

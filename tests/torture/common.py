@@ -16,9 +16,10 @@ from unittest import mock
 import keras
 
 import kdcore
-from kdcore import study, tasks
-from kdcore.experiment import Experiment
-from kdcore.files import SEAL, read_json
+from kdcore._files import SEAL, read_json
+from kdcore.study import __main__ as study
+from kdcore.study import tasks
+from kdcore.study.experiment import Experiment
 
 COARSE = kdcore.Simulation(spacing_mm=6.0)
 EXAMPLES = sorted((Path(__file__).parents[2] / "examples").glob("0*.py"))[:5]
@@ -140,7 +141,7 @@ def do_main_job(folder: Path) -> None:
 
 def small_experiment(folder: Path, seed: int = 0) -> Experiment:
     """The main job at smoke size; use it inside `coarse`."""
-    config = kdcore.config.STUDIES["main"]["simulated"]["smoke"]
+    config = kdcore.study.settings.STUDIES["main"]["simulated"]["smoke"]
     return Experiment(config, "small", folder / "runs", seed=seed)
 
 

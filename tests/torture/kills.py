@@ -30,10 +30,10 @@ from torture.common import (
 from torture.web import serving
 
 import kdcore
-from kdcore import datasets
+from kdcore._files import read_json
 from kdcore.batches import Batches
-from kdcore.files import read_json
-from kdcore.runs import Run
+from kdcore.data import download as datasets
+from kdcore.training import Run
 
 Job = Callable[[Path], object]
 FINISHED = ("result.json", "digests.json", "dataset.json")

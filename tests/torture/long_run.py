@@ -10,8 +10,9 @@ import keras
 import numpy as np
 from torture.common import Count, coarse, unless
 
-from kdcore import config, study
-from kdcore.experiment import Experiment
+from kdcore.study import __main__ as study
+from kdcore.study import settings as config
+from kdcore.study.experiment import Experiment
 
 MOST_MB = 1.5
 """Growth a run, over the second half. TensorFlow never frees the copies of an XLA-compiled

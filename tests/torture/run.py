@@ -90,9 +90,9 @@ def _one_part(options: argparse.Namespace) -> None:
 
 
 def _write(counts: list[dict[str, Any]], options: argparse.Namespace, seconds: float) -> None:
-    from kdcore.files import write_json
-    from kdcore.runs import provenance
-    from kdcore.tables import markdown
+    from kdcore._files import write_json
+    from kdcore.evaluation.tables import markdown
+    from kdcore.training import provenance
 
     rows = [[str(count[key]) for key in ("what", "tried", "held", "measured")] for count in counts]
     print(markdown(COLUMNS, rows), f"{seconds:.0f} s", sep="\n\n", flush=True)

@@ -12,14 +12,15 @@ from torture import mutations as m
 from torture.common import COARSE, coarse, fresh_network, small_experiment
 
 import kdcore
-from kdcore import study, tables
+from kdcore._files import digest
 from kdcore.batches import Batches
-from kdcore.evaluation import load_network
-from kdcore.experiment import train
-from kdcore.files import digest
-from kdcore.results import load_results, save_results
-from kdcore.runs import Run
-from kdcore.summary import summarize
+from kdcore.evaluation import tables
+from kdcore.evaluation.folder import load_network
+from kdcore.study import __main__ as study
+from kdcore.study.experiment import train
+from kdcore.study.results import load_results, save_results
+from kdcore.study.summary import summarize
+from kdcore.training import Run
 
 JSON = (*m.BYTES, m.edit)
 NPY = (*m.BYTES, m.claim, m.other_array)

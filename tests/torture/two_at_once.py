@@ -26,7 +26,9 @@ from torture.kills import archive, do_download, do_simulation, do_training
 from torture.web import requests_of, serving
 
 import kdcore
-from kdcore import datasets, reading, study
+from kdcore.data import download as datasets
+from kdcore.data import nifti as reading
+from kdcore.study import __main__ as study
 
 Job = Callable[[Path], object]
 NOBODY = 65534

@@ -20,8 +20,7 @@ from typing import Any
 
 import keras
 
-from kdcore.batches import Batches
-from kdcore.files import (
+from kdcore._files import (
     digest,
     file_digest,
     lock,
@@ -31,8 +30,9 @@ from kdcore.files import (
     replacing,
     write_json,
 )
-from kdcore.provenance import provenance
-from kdcore.splits import Split
+from kdcore._provenance import provenance, weights_digest
+from kdcore.batches import Batches
+from kdcore.data.splits import Split
 
 _START: dict[str, Any] = {"epoch": 0, "history": {}, "seconds": 0.0, "weights": None}
 _RESULT = {
@@ -282,8 +282,3 @@ def _unnumbered(value: Any) -> Any:
     if isinstance(value, list):
         return [_unnumbered(item) for item in value]
     return re.sub(r"_\d+$", "", value) if isinstance(value, str) else value
-
-
-def weights_digest(network: keras.Model) -> str:
-    """Of all weights: what a record knows its network by, whatever file it lies in."""
-    return digest(*map(keras.ops.convert_to_numpy, network.weights))

@@ -8,8 +8,8 @@ from dataclasses import replace
 import numpy as np
 from scipy import ndimage
 
-from kdcore.cases import Case
-from kdcore.nifti import MOST_VOXELS
+from kdcore.data.cases import Case
+from kdcore.data.nifti import MOST_VOXELS
 
 _SHIFT = 0.01  # old voxels
 

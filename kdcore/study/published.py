@@ -6,8 +6,8 @@ from typing import Any
 
 import numpy as np
 
-from kdcore.results import dice_of_seeds, load_results, where_present
-from kdcore.tables import markdown
+from kdcore.evaluation.tables import markdown
+from kdcore.study.results import dice_of_seeds, load_results, where_present
 
 
 def published_results(name: str, labelled: int) -> dict[str, Any] | None:
@@ -18,7 +18,7 @@ def published_results(name: str, labelled: int) -> dict[str, Any] | None:
 
     They are part of the repository, not of the installed package.
     """
-    folder = Path(__file__).parents[1] / "docs" / "results"
+    folder = Path(__file__).parents[2] / "docs" / "results"
     path, again = (
         folder / f"evidence-{one}-{labelled}-labels.json"
         for one in (name, name.replace("quick", "cpu"))

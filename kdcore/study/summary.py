@@ -5,11 +5,13 @@ from typing import Any
 
 import numpy as np
 
-from kdcore import config, results, tables
-from kdcore.experiment import Experiment
-from kdcore.files import plain
-from kdcore.runs import Run
-from kdcore.statistics import MEAN, equivalence, gap_closed, holm
+from kdcore._files import plain
+from kdcore.evaluation import tables
+from kdcore.evaluation.statistics import MEAN, equivalence, gap_closed, holm
+from kdcore.study import results
+from kdcore.study import settings as config
+from kdcore.study.experiment import Experiment
+from kdcore.training import Run
 
 COLLAPSED = 0.05  # mean foreground Dice on test below this is a network that found nothing
 

@@ -11,19 +11,19 @@ from typing import Any
 import keras
 import numpy as np
 
-from kdcore.cases import Case
-from kdcore.deploy import load_exported
-from kdcore.files import file_digest, read_json, write_json
-from kdcore.metrics import evaluate, labels_of
-from kdcore.reading import label_names, read_msd
-from kdcore.resampling import orientation, reorient
-from kdcore.runs import provenance, weights_digest
-from kdcore.statistics import MEAN, bootstrap_interval, per_case
-from kdcore.tables import interval, markdown
+from kdcore._files import file_digest, read_json, write_json
+from kdcore._provenance import provenance, weights_digest
+from kdcore.data.cases import Case
+from kdcore.data.grid import orientation, reorient
+from kdcore.data.msd import label_names, read_msd
+from kdcore.evaluation.metrics import evaluate, labels_of
+from kdcore.evaluation.statistics import MEAN, bootstrap_interval, per_case
+from kdcore.evaluation.tables import interval, markdown
+from kdcore.export import load_exported
 
 INDEX = "weights.json"
 """Beside published networks: what each was trained on."""
-_PUBLISHED = Path(__file__).parents[1] / "docs" / "weights"
+_PUBLISHED = Path(__file__).parents[2] / "docs" / "weights"
 LARGER = 1.5
 """A scan so many times as long as the longest in training is not what a network knows."""
 METRICS = {"dice": "Dice", "surface_dice_1mm": "surface Dice 1 mm", "hd95_mm": "HD95 mm"}
@@ -237,7 +237,3 @@ def _mean_of(values: list[float]) -> str:
     told = [] if limits is None else [interval(limits, form=".3f")]
     told += [] if len(known) == len(values) else [f"{len(known)} of {len(values)} cases"]
     return f"{known.mean():.3f}" + (f" ({'; '.join(told)})" if told else "")
-
-
-if __name__ == "__main__":
-    raise SystemExit(main())

@@ -6,8 +6,8 @@ from pathlib import Path
 
 import numpy as np
 
-from kdcore.cases import Case
-from kdcore.files import read_json, write_json
+from kdcore._files import read_json, write_json
+from kdcore.data.cases import Case
 
 PARTS = ("labelled", "unlabelled", "validation", "test")
 

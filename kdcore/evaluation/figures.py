@@ -5,10 +5,10 @@ from typing import TYPE_CHECKING, Any
 
 import numpy as np
 
-from kdcore.cases import Case
-from kdcore.checks import soften
-from kdcore.results import dice_of_seeds
-from kdcore.statistics import MEAN, compare, per_case
+from kdcore.data.cases import Case
+from kdcore.evaluation.statistics import MEAN, compare, per_case
+from kdcore.evaluation.teaching import soften
+from kdcore.study.results import dice_of_seeds
 
 if TYPE_CHECKING:
     from matplotlib.figure import Figure

@@ -11,10 +11,10 @@ from pathlib import Path
 import numpy as np
 from tqdm import tqdm
 
-from kdcore.cases import Case
-from kdcore.mri import SEQUENCES, check_sequences
-from kdcore.reading import case_id_of, check_grid, read_case
-from kdcore.resampling import reorient, resample
+from kdcore.data.cases import Case
+from kdcore.data.grid import reorient, resample
+from kdcore.data.nifti import case_id_of, check_grid, read_case
+from kdcore.data.simulation.mri import SEQUENCES, check_sequences
 
 ENDINGS = {  # of 2018–2021, and from 2023 on
     "T1": ("_t1", "-t1n"),

@@ -6,8 +6,8 @@ import sys
 from collections.abc import Sequence
 from dataclasses import replace
 
-from kdcore.config import STUDIES
-from kdcore.experiment import Experiment
+from kdcore.study.experiment import Experiment
+from kdcore.study.settings import STUDIES
 
 
 def from_arguments(arguments: Sequence[str] | None = None, study: str = "main") -> Experiment:

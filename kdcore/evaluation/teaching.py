@@ -7,13 +7,13 @@ from typing import Any
 import keras
 import numpy as np
 
-from kdcore.cases import Case
+from kdcore.data.cases import Case
+from kdcore.data.splits import Split
+from kdcore.evaluation.metrics import dice
 from kdcore.inference import predict_probabilities
-from kdcore.metrics import dice
+from kdcore.losses import check_temperature
 from kdcore.normalization import Normalization
 from kdcore.soft_targets import teacher_probabilities
-from kdcore.splits import Split
-from kdcore.voxels import check_temperature
 
 _DOUBT = 0.01  # nats: a voxel where the teacher is not quite sure
 _COLLAPSED = 0.05  # mean foreground Dice

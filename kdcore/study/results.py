@@ -6,11 +6,11 @@ from typing import Any
 
 import numpy as np
 
-from kdcore.cost import count_macs, milliseconds_a_slice, space_of
-from kdcore.files import plain, read_json, write_json
-from kdcore.runs import Run
-from kdcore.statistics import MEAN, compare, per_case
-from kdcore.tasks import Task
+from kdcore._files import plain, read_json, write_json
+from kdcore.evaluation.cost import count_macs, milliseconds_a_slice, space_of
+from kdcore.evaluation.statistics import MEAN, compare, per_case
+from kdcore.study.tasks import Task
+from kdcore.training import Run
 
 KEYS = (
     "study", "commit", "versions", "hardware", "backend", "data", "split", "config", "arms",

@@ -5,8 +5,8 @@ from typing import Any
 
 import numpy as np
 
-from kdcore.results import dice_of_seeds, mean_over_cases
-from kdcore.statistics import MEAN
+from kdcore.evaluation.statistics import MEAN
+from kdcore.study.results import dice_of_seeds, mean_over_cases
 
 _COLUMNS = (
     ("surface Dice 1 mm", "surface_dice_1mm", "{:.3f}"),

@@ -5,8 +5,8 @@ from typing import Any
 
 import numpy as np
 
-from kdcore.cases import Case
-from kdcore.files import digest, file_digest
+from kdcore._files import digest, file_digest
+from kdcore.data.cases import Case
 
 _MOST_CLASSES = 255
 

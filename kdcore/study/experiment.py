@@ -12,19 +12,18 @@ from typing import Any
 
 import keras
 
+from kdcore._files import digest, lock
 from kdcore.batches import Batches
-from kdcore.cases import Case, forget
-from kdcore.config import STEPS_AN_EPOCH, Config, Training
+from kdcore.data.cases import Case, forget
+from kdcore.data.splits import Split, split_cases
 from kdcore.distiller import Distiller
 from kdcore.ensemble import ensemble, fit_temperature
-from kdcore.files import digest, lock
-from kdcore.hard_losses import DiceCrossEntropy
-from kdcore.losses import channel_wise_loss, kd_loss, regional_kd_loss
-from kdcore.metrics import agreement, evaluate, evaluate_with_calibration, mean_dice
-from kdcore.runs import Run
+from kdcore.evaluation.metrics import agreement, evaluate, evaluate_with_calibration, mean_dice
+from kdcore.losses import DiceCrossEntropy, channel_wise_loss, kd_loss, regional_kd_loss
 from kdcore.soft_targets import SoftTargets
-from kdcore.splits import Split, split_cases
-from kdcore.tasks import TASKS
+from kdcore.study.settings import STEPS_AN_EPOCH, Config, Training
+from kdcore.study.tasks import TASKS
+from kdcore.training import Run
 from kdcore.unet import unet
 
 SOFT_LOSSES = {"regional": regional_kd_loss, "kl": kd_loss, "channel-wise": channel_wise_loss}

@@ -25,12 +25,14 @@ from typing import Any
 import numpy as np
 from filelock import Timeout
 
-from kdcore import config, results, tables
-from kdcore.arguments import add_arguments, from_options
-from kdcore.experiment import Experiment, train
-from kdcore.files import lock, read_sealed, write_json
-from kdcore.fused import forget_trainings
-from kdcore.summary import show, summarize
+from kdcore._files import lock, read_sealed, write_json
+from kdcore._kernels import forget_trainings
+from kdcore.evaluation import tables
+from kdcore.study import results
+from kdcore.study import settings as config
+from kdcore.study.arguments import add_arguments, from_options
+from kdcore.study.experiment import Experiment, train
+from kdcore.study.summary import show, summarize
 
 _NEEDED = {"arm", "seed", "split", "per_case", "validation_dice", "params", "macs_a_slice"}
 

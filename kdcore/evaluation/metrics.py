@@ -14,11 +14,11 @@ import numpy as np
 from keras import ops
 from tqdm import tqdm
 
-from kdcore.cases import Case
+from kdcore.data.cases import Case
+from kdcore.data.splits import Split
 from kdcore.inference import predict_mask, predict_probabilities
+from kdcore.losses import IGNORE, Tensor, combine_weights
 from kdcore.normalization import Normalization
-from kdcore.splits import Split
-from kdcore.voxels import IGNORE, Tensor, combine_weights
 
 SURFACE_TOLERANCE_MM = 1.0
 _CALIBRATION_BINS = 15

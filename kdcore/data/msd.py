@@ -1,8 +1,4 @@
-"""Disk -> `Case`: NIfTI files and the Medical Segmentation Decathlon's folder layout.
-
-Voxels are read as they lie in the file; `resampling` moves a case to another grid.
-Left out on purpose: DICOM (convert it with dcm2niix).
-"""
+"""Disk -> cases: the Medical Segmentation Decathlon's folder layout."""
 
 import os
 import warnings
@@ -11,13 +7,9 @@ from collections.abc import Set as AbstractSet
 from pathlib import Path
 from typing import Any
 
-import numpy as np
-
-from kdcore.cases import Case, integer_mask
-from kdcore.files import read_json
-from kdcore.nifti import read_nifti
-
-_AFFINE_TOLERANCE_MM = 1e-3
+from kdcore._files import read_json
+from kdcore.data.cases import Case
+from kdcore.data.nifti import case_id_of, read_case
 
 
 def read_msd(folder: str | Path, *, labelled_only: bool = False) -> list[Case]:
@@ -63,112 +55,6 @@ def label_names(folder: str | Path) -> dict[str, str]:
     """
     folder = Path(folder)
     return _label_names(_read_description(folder), folder / "dataset.json")
-
-
-def read_case(
-    image_path: str | Path,
-    mask_path: str | Path | None = None,
-    sequences: Sequence[str] = ("MRI",),
-    labels: set[int] | None = None,
-) -> Case:
-    """One case from NIfTI files.
-
-    Args:
-        image_path: 3-D for one sequence, 4-D with the sequences last for several.
-        mask_path: Label map on the same grid, or None.
-        sequences: Names of the sequences in the image file.
-        labels: Label values that the mask may hold; None allows 0 … 255.
-
-    Raises:
-        FileNotFoundError, PermissionError: As the operating system says.
-        ValueError: If a file is damaged, or image and mask do not fit together.
-    """
-    image_path = Path(image_path)
-    voxels, spacing, affine = read_nifti(image_path)
-    image = _with_sequences(voxels, sequences, image_path)
-    if np.isfinite(image).all() and float(np.ptp(image)) == 0:
-        raise ValueError(
-            f"{image_path}: every voxel is {image.flat[0]}. The scan is empty; leave it out."
-        )
-    mask = None
-    if mask_path is not None:
-        mask = _read_mask(Path(mask_path), image_path, image.shape[:3], affine, labels)
-        if image.shape[-1] == 1 and np.array_equal(image[..., 0], mask):
-            raise ValueError(f"{image_path} holds what its mask holds: labels, no scan.")
-    try:
-        return Case(case_id_of(image_path), image, mask, spacing, tuple(sequences), affine)
-    except ValueError as error:
-        raise ValueError(f"{image_path}: {error}") from error
-
-
-def save_mask(path: str | Path, mask: np.ndarray, case: Case) -> Path:
-    """Write a `(D, H, W)` label map on the grid of `case` as NIfTI."""
-    import nibabel
-
-    if mask.shape != case.image.shape[:3]:
-        raise ValueError(
-            f"{case.case_id}: mask of shape {mask.shape}, case of {case.image.shape[:3]}."
-        )
-    affine = np.diag([*case.spacing_mm, 1.0]) if case.affine is None else case.affine
-    nibabel.save(nibabel.Nifti1Image(mask.astype(np.uint8), affine), path)
-    return Path(path)
-
-
-def case_id_of(path: str | Path) -> str:
-    """`hippocampus_001` for `.../hippocampus_001.nii.gz`."""
-    return Path(path).name.removesuffix(".gz").removesuffix(".nii")
-
-
-def _with_sequences(voxels: np.ndarray, sequences: Sequence[str], path: Path) -> np.ndarray:
-    if voxels.ndim == 3 and len(sequences) == 1:
-        voxels = voxels[..., None]
-    if voxels.ndim != 4 or voxels.shape[-1] != len(sequences):
-        raise ValueError(
-            f"{path} has shape {voxels.shape}. Expected a 3-D scan, or 4-D with "
-            f"{len(sequences)} sequences {tuple(sequences)} last."
-        )
-    return voxels.astype(np.float32)
-
-
-def _read_mask(
-    path: Path,
-    image_path: Path,
-    shape: tuple[int, ...],
-    affine: np.ndarray,
-    labels: set[int] | None,
-) -> np.ndarray:
-    if not path.is_file():
-        raise FileNotFoundError(f"{image_path} has no mask: {path} does not exist.")
-    voxels, _, mask_affine = read_nifti(path)
-    check_grid(path, (voxels.shape, mask_affine), image_path, (shape, affine))
-    mask = integer_mask(voxels, path)
-    unknown = set(np.unique(mask).tolist()) - labels if labels else set()
-    if unknown:
-        raise ValueError(
-            f"{path} holds the labels {sorted(unknown)}, which dataset.json does not name "
-            f"(it names {sorted(labels or ())})."
-        )
-    return mask
-
-
-def check_grid(
-    path: Path,
-    grid: tuple[tuple[int, ...], np.ndarray],
-    image_path: Path,
-    image_grid: tuple[tuple[int, ...], np.ndarray],
-) -> None:
-    """Raise if a file's (shape, affine) are not those of the image it belongs to."""
-    (shape, affine), (image_shape, image_affine) = grid, image_grid
-    if shape != image_shape:
-        raise ValueError(
-            f"{path} has shape {shape}, but {image_path.name} has {image_shape}. "
-            "All files of a case must lie on one grid."
-        )
-    if not np.allclose(affine, image_affine, atol=_AFFINE_TOLERANCE_MM):
-        raise ValueError(
-            f"{path} and {image_path.name} have different affines, so they lie in different "
-            "places of the scanner. Resample one to the other."
-        )
 
 
 def _read_description(folder: Path) -> dict[str, Any]:

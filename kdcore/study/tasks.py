@@ -5,11 +5,11 @@ from dataclasses import dataclass, field
 from pathlib import Path
 from typing import Any
 
-from kdcore.brats import read_brats
-from kdcore.cases import Case
-from kdcore.datasets import hippocampus_folder
-from kdcore.reading import read_msd
-from kdcore.simulate import LABELS, REGIONS, Simulation, simulate_cases
+from kdcore.data.brats import read_brats
+from kdcore.data.cases import Case
+from kdcore.data.download import hippocampus_folder
+from kdcore.data.msd import read_msd
+from kdcore.data.simulation.brain import LABELS, REGIONS, Simulation, simulate_cases
 
 SIMULATION = Simulation(spacing_mm=3.0)
 """3 mm: the same subjects as at 2 mm, with fewer voxels than a training on a CPU can afford."""

@@ -17,9 +17,9 @@ from typing import Any
 import keras
 import numpy as np
 
-from kdcore.files import file_digest, read_json, replacing, write_json
+from kdcore._files import file_digest, read_json, replacing, write_json
+from kdcore._provenance import weights_digest
 from kdcore.normalization import Normalization, describe_normalization
-from kdcore.runs import weights_digest
 
 PRECISIONS = ("float32", "float16", "int8")
 INPUT, OUTPUT = "image", "logits"

@@ -5,7 +5,7 @@ from typing import Any
 
 import numpy as np
 
-from kdcore.metrics import labels_of
+from kdcore.evaluation.metrics import labels_of
 
 RESAMPLES = 10_000
 MEAN = "mean"

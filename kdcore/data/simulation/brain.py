@@ -14,10 +14,10 @@ import numpy as np
 from scipy import ndimage
 from tqdm import tqdm
 
-from kdcore import anatomy, mri
-from kdcore.cases import Case
-from kdcore.datasets import cache_folder
-from kdcore.files import digest, file_digest, open_array, read_json, replacing, write_json
+from kdcore._files import digest, file_digest, open_array, read_json, replacing, write_json
+from kdcore.data.cases import Case
+from kdcore.data.download import cache_folder
+from kdcore.data.simulation import anatomy, mri
 
 VERSION = 1  # to be raised when the same parameters give other scans
 LABELS = {"1": "oedema", "2": "tumour core"}

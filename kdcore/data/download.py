@@ -6,7 +6,7 @@ import tarfile
 import tempfile
 from pathlib import Path
 
-from kdcore.files import lock
+from kdcore._files import lock
 
 HIPPOCAMPUS = "Task04_Hippocampus"
 HIPPOCAMPUS_URL = f"https://msd-for-monai.s3-us-west-2.amazonaws.com/{HIPPOCAMPUS}.tar"

@@ -1,0 +1,203 @@
+"""NIfTI files <-> `Case`, if a file is whole and agrees with itself.
+
+Voxels are read as they lie in the file; `grid` moves a case to another one.
+Left out on purpose: DICOM (convert it with dcm2niix).
+"""
+
+import gzip
+import math
+from collections.abc import Sequence
+from pathlib import Path
+from typing import Any
+
+import numpy as np
+
+from kdcore.data.cases import Case, integer_mask
+
+_AFFINE_TOLERANCE_MM = 1e-3
+MOST_VOXELS = 512 * 1024**2
+_LONGEST_HEADER = 540  # bytes, of NIfTI-2
+_LATEST_START = 16 * 1024**2  # bytes; what lies before the voxels is header and extensions
+_SLACK = 512  # bytes after the last voxel that are put up with
+
+
+def read_case(
+    image_path: str | Path,
+    mask_path: str | Path | None = None,
+    sequences: Sequence[str] = ("MRI",),
+    labels: set[int] | None = None,
+) -> Case:
+    """One case from NIfTI files.
+
+    Args:
+        image_path: 3-D for one sequence, 4-D with the sequences last for several.
+        mask_path: Label map on the same grid, or None.
+        sequences: Names of the sequences in the image file.
+        labels: Label values that the mask may hold; None allows 0 … 255.
+
+    Raises:
+        FileNotFoundError, PermissionError: As the operating system says.
+        ValueError: If a file is damaged, or image and mask do not fit together.
+    """
+    image_path = Path(image_path)
+    voxels, spacing, affine = read_nifti(image_path)
+    image = _with_sequences(voxels, sequences, image_path)
+    if np.isfinite(image).all() and float(np.ptp(image)) == 0:
+        raise ValueError(
+            f"{image_path}: every voxel is {image.flat[0]}. The scan is empty; leave it out."
+        )
+    mask = None
+    if mask_path is not None:
+        mask = _read_mask(Path(mask_path), image_path, image.shape[:3], affine, labels)
+        if image.shape[-1] == 1 and np.array_equal(image[..., 0], mask):
+            raise ValueError(f"{image_path} holds what its mask holds: labels, no scan.")
+    try:
+        return Case(case_id_of(image_path), image, mask, spacing, tuple(sequences), affine)
+    except ValueError as error:
+        raise ValueError(f"{image_path}: {error}") from error
+
+
+def save_mask(path: str | Path, mask: np.ndarray, case: Case) -> Path:
+    """Write a `(D, H, W)` label map on the grid of `case` as NIfTI."""
+    import nibabel
+
+    if mask.shape != case.image.shape[:3]:
+        raise ValueError(
+            f"{case.case_id}: mask of shape {mask.shape}, case of {case.image.shape[:3]}."
+        )
+    affine = np.diag([*case.spacing_mm, 1.0]) if case.affine is None else case.affine
+    nibabel.save(nibabel.Nifti1Image(mask.astype(np.uint8), affine), path)
+    return Path(path)
+
+
+def case_id_of(path: str | Path) -> str:
+    """`hippocampus_001` for `.../hippocampus_001.nii.gz`."""
+    return Path(path).name.removesuffix(".gz").removesuffix(".nii")
+
+
+def check_grid(
+    path: Path,
+    grid: tuple[tuple[int, ...], np.ndarray],
+    image_path: Path,
+    image_grid: tuple[tuple[int, ...], np.ndarray],
+) -> None:
+    """Raise if a file's (shape, affine) are not those of the image it belongs to."""
+    (shape, affine), (image_shape, image_affine) = grid, image_grid
+    if shape != image_shape:
+        raise ValueError(
+            f"{path} has shape {shape}, but {image_path.name} has {image_shape}. "
+            "All files of a case must lie on one grid."
+        )
+    if not np.allclose(affine, image_affine, atol=_AFFINE_TOLERANCE_MM):
+        raise ValueError(
+            f"{path} and {image_path.name} have different affines, so they lie in different "
+            "places of the scanner. Resample one to the other."
+        )
+
+
+def _with_sequences(voxels: np.ndarray, sequences: Sequence[str], path: Path) -> np.ndarray:
+    if voxels.ndim == 3 and len(sequences) == 1:
+        voxels = voxels[..., None]
+    if voxels.ndim != 4 or voxels.shape[-1] != len(sequences):
+        raise ValueError(
+            f"{path} has shape {voxels.shape}. Expected a 3-D scan, or 4-D with "
+            f"{len(sequences)} sequences {tuple(sequences)} last."
+        )
+    return voxels.astype(np.float32)
+
+
+def _read_mask(
+    path: Path,
+    image_path: Path,
+    shape: tuple[int, ...],
+    affine: np.ndarray,
+    labels: set[int] | None,
+) -> np.ndarray:
+    if not path.is_file():
+        raise FileNotFoundError(f"{image_path} has no mask: {path} does not exist.")
+    voxels, _, mask_affine = read_nifti(path)
+    check_grid(path, (voxels.shape, mask_affine), image_path, (shape, affine))
+    mask = integer_mask(voxels, path)
+    unknown = set(np.unique(mask).tolist()) - labels if labels else set()
+    if unknown:
+        raise ValueError(
+            f"{path} holds the labels {sorted(unknown)}, which dataset.json does not name "
+            f"(it names {sorted(labels or ())})."
+        )
+    return mask
+
+
+def read_nifti(path: str | Path) -> tuple[np.ndarray, tuple[float, ...], np.ndarray]:
+    """Voxels (scaled as the header says), spacing in mm and affine of a NIfTI file."""
+    import nibabel
+
+    path = Path(path)
+    if not path.is_file():
+        raise FileNotFoundError(f"{path} does not exist.")
+    with open(path, "rb"):  # a missing permission is the system's own error
+        pass
+    try:
+        _check_size(path)
+        image = nibabel.load(path)
+        voxels = np.asarray(image.dataobj)
+        spacing = tuple(float(size) for size in image.header.get_zooms()[:3])
+        affine = np.asarray(image.affine, dtype=np.float64)
+    except Exception as error:  # nibabel raises whatever its parts raise
+        reason = str(error) or type(error).__name__
+        raise ValueError(
+            f"{path} is no readable NIfTI file: {reason}. It may be cut short or another kind of "
+            "file; fetch it again."
+        ) from error
+    if voxels.dtype.kind not in "iuf":
+        raise ValueError(f"{path} holds {voxels.dtype} values; expected numbers.")
+    sides = np.linalg.norm(affine[:3, : len(spacing)], axis=0)
+    if not (np.isfinite(affine).all() and np.allclose(sides, spacing, rtol=1e-3)):
+        raise ValueError(
+            f"{path} contradicts itself: voxels of {np.round(sides, 4).tolist()} mm by its affine, "
+            f"of {np.round(spacing, 4).tolist()} mm by its header. Save it again with one of them."
+        )
+    return voxels, spacing, affine
+
+
+def _check_size(path: Path) -> None:
+    """Raise unless lengths are in mm and the file holds just the voxels that its header claims.
+
+    Before anything of that size is allocated; and a gzip file is read to its end, where the
+    checksum is (nibabel stops at the last voxel), but not if it goes on and on.
+    """
+    with _opened(path) as file:
+        header = _header(file.read(_LONGEST_HEADER))
+        unit = header.get_xyzt_units()[0]
+        if unit not in ("mm", "unknown"):
+            raise ValueError(f"its lengths are in {unit}; expected mm")
+        voxels = math.prod(map(int, header.get_data_shape()))
+        if not 0 < voxels <= MOST_VOXELS:
+            raise ValueError(f"its header claims {voxels} voxels; 1 to {MOST_VOXELS} can be read")
+        start, least = int(header["vox_offset"]), int(header["sizeof_hdr"])
+        if not least <= start <= _LATEST_START:
+            raise ValueError(
+                f"its header claims that the voxels begin at byte {start}; expected {least} to "
+                f"{_LATEST_START}"
+            )
+        claimed = start + voxels * header.get_data_dtype().itemsize
+        file.seek(0)
+        held = 0
+        while held <= claimed + _SLACK and (chunk := file.read(1 << 20)):
+            held += len(chunk)
+    if not claimed <= held <= claimed + _SLACK:
+        raise ValueError(f"its header claims {claimed} bytes, but it holds {held} or more")
+
+
+def _opened(path: Path) -> Any:
+    return gzip.open(path) if path.suffix == ".gz" else open(path, "rb")
+
+
+def _header(block: bytes) -> Any:
+    """Without the extensions behind it, which nibabel reads at any length."""
+    import nibabel
+
+    for kind in (nibabel.Nifti1Header, nibabel.Nifti2Header):
+        size = kind.template_dtype.itemsize
+        if any(block[:4] == size.to_bytes(4, order) for order in ("little", "big")):
+            return kind(block[:size], check=False)
+    raise ValueError("it does not begin with a NIfTI header")

@@ -1,0 +1,1 @@
+"""Arms × seeds: the published studies."""
