@@ -21,8 +21,7 @@ from kdcore.evaluation.metrics import mean_dice
 from kdcore.inference import pad_to, predict_mask
 from kdcore.normalization import normalize
 from kdcore.study.arguments import add_arguments, from_options
-from kdcore.study.experiment import Experiment
-from kdcore.training import Run
+from kdcore.study.experiment import Experiment, Run
 
 matplotlib.use("Agg")
 FOLDER = Path(__file__).parent / "assets/demo"

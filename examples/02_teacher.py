@@ -1,59 +1,91 @@
 # %% [markdown]
 # # 2 · Train the teacher
 #
-# A large U-Net learns from the few labelled scans: soft Dice plus cross-entropy, augmentation,
-# Adam. For the hippocampus it is a 3-D network that sees the neighbouring slices, which
-# the student will not: a soft target is a map of a *case*, so a 3-D network can teach a 2-D one.
+# A U-Net learns from the few labelled scans, with soft Dice plus cross-entropy. It is an
+# ordinary Keras model; nothing here knows about distillation yet. On the simulated scans the
+# teacher sees all four MRI sequences, of which the student will get one. On the hippocampus it
+# is a large 3-D network, which sees the neighbouring slices.
 #
-# **You will learn** how an arm is described, trained, resumed and evaluated in 3-D.
+# **You will learn** how scans become batches, how a segmentation network is trained in Keras,
+# and how it is evaluated on whole scans.
 #
 # About 3 minutes on 2 CPU cores.
 
 # %%
 import keras
+from settings import from_command_line
 
 import kdcore
-from kdcore.evaluation.metrics import mean_dice
-from kdcore.study.arguments import from_arguments
 
-job = from_arguments()
-training = job.training("teacher")
-print(training)
-
-# %% [markdown]
-# A run folder belongs to one arm, one seed and one set of settings. If this training was
-# interrupted it goes on, if it is finished it is not done again.
-
-# %%
-run = job.run("teacher")
-batches = job.batches("teacher")
-
-if not run.finished:
-    keras.utils.set_random_seed(job.seed)
-    teacher = kdcore.unet(
-        job.input_shape("teacher"),
-        num_classes=job.task.num_classes,
-        filters=training.filters,
-        depth=job.config.depth,
-        name="teacher",
-    )
-    job.compile(teacher, "teacher")  # Adam, warm-up and cosine decay, DiceCrossEntropy
-    run.fit(teacher, batches, epochs=job.epochs("teacher"))
-    job.finish(run, teacher)
-
-teacher = run.load()
-teacher.summary(line_length=90)
+settings = from_command_line()
+cases = settings.read_cases()
+split = kdcore.split_cases(
+    cases,
+    num_labelled=settings.num_labelled,
+    num_validation=settings.num_validation,
+    num_test=settings.num_test,
+    labelled_seed=settings.seed,
+)
+size = settings.teacher
+labelled = [case.select(size.sequences) for case in split.take(cases, "labelled")]
+print(size)
 
 # %% [markdown]
-# `evaluate` puts the slices of each test scan back together and measures in 3-D. An
-# average over slices would reward slices without any foreground.
+# ## The network
+#
+# `input_shape` ends in the number of MRI sequences. The output is one raw logit a class;
+# softmax is left to the loss.
 
 # %%
-result = run.result
-print(f"{teacher.count_params():,} parameters, {result['training_seconds']:.0f} s of training")
-print(f"mean Dice: {result['validation_dice']:.3f} on validation scans")
-print(f"           {mean_dice(result['per_case']):.3f} on test scans ({job.task.name})")
-print(f"run: {run.folder}")
+keras.utils.set_random_seed(settings.seed)
+teacher = kdcore.unet(
+    size.input_shape, settings.num_classes, filters=size.filters, depth=settings.depth
+)
+teacher.summary(line_length=76)
+
+# %% [markdown]
+# ## The batches
+#
+# Slices (or 3-D patches) of that shape, augmented anew each time. What a batch holds depends
+# on the seed and the epoch alone, so a training that was interrupted goes on with the very
+# batches it would have seen.
+
+# %%
+batches = kdcore.Batches(
+    labelled,
+    shape=size.shape,
+    batch_size=size.batch_size,
+    augmentation=kdcore.Augmentation(),
+    num_batches=size.steps_per_epoch,
+    seed=settings.seed,
+)
+x, y = batches[0]
+print("images", x.shape, "masks", y.shape)
+
+# %% [markdown]
+# ## Training
+#
+# `kdcore.fit` is `teacher.fit` with a folder: it saves after every epoch, goes on where it was
+# interrupted, and only loads the network if the training is finished.
+
+# %%
+rate = kdcore.warmup_cosine(peak=size.learning_rate, steps=size.steps)
+teacher.compile(keras.optimizers.Adam(rate), loss=kdcore.DiceCrossEntropy())
+teacher = kdcore.fit(teacher, batches, size.epochs, folder=settings.folder / "teacher", verbose=2)
+
+# %% [markdown]
+# ## Evaluation
+#
+# `evaluate` puts the slices of each scan back together and measures in 3-D. An average over
+# slices would reward slices in which there is nothing to find. These are *validation* scans:
+# test scans are looked at once, in example 5.
+
+# %%
+validation = [case.select(size.sequences) for case in split.take(cases, "validation")]
+scores = kdcore.evaluate(teacher, validation, split=split, part="validation")
+print(f"{teacher.count_params():,} parameters")
+print(f"mean Dice over {len(scores)} validation scans: {kdcore.mean_dice(scores):.3f}")
+print(f"teacher: {settings.folder / 'teacher' / 'network.keras'}")
 
 # %% [markdown]
 # ## Exercises
@@ -76,11 +108,11 @@ print(f"run: {run.folder}")
 #
 # </details>
 #
-# 3. The validation Dice is a little different from the test Dice. Which one may be used to
-#    choose the learning rate?
+# 3. Which scans may be used to choose the learning rate?
 #
 # <details><summary>Solution</summary>
 #
-# Only that of the validation scans. Whatever chose a setting is no longer an honest judge of it.
+# The validation scans. Whatever chose a setting is no longer an honest judge of it, so the test
+# scans must not.
 #
 # </details>

@@ -19,7 +19,14 @@ from kdcore.data import (
     split_cases,
 )
 from kdcore.distiller import Distiller, StudentCheckpoint
-from kdcore.evaluation.metrics import ForegroundDice, calibration, dice, evaluate, surface_distances
+from kdcore.evaluation.metrics import (
+    ForegroundDice,
+    calibration,
+    dice,
+    evaluate,
+    mean_dice,
+    surface_distances,
+)
 from kdcore.evaluation.statistics import compare, gap_closed
 from kdcore.evaluation.teaching import TeachingReport, check_teaching
 from kdcore.export import export, load_exported
@@ -35,7 +42,7 @@ from kdcore.losses import (
 )
 from kdcore.normalization import fit_minmax, normalize
 from kdcore.soft_targets import SoftTargets
-from kdcore.training import Run
+from kdcore.training import fit, warmup_cosine
 from kdcore.unet import unet
 
 __all__ = [
@@ -47,7 +54,6 @@ __all__ = [
     "ForegroundDice",
     "LeakageError",
     "NNUNetProbabilities",
-    "Run",
     "Simulation",
     "SoftTargets",
     "Split",
@@ -62,11 +68,13 @@ __all__ = [
     "dice_cross_entropy",
     "evaluate",
     "export",
+    "fit",
     "fit_minmax",
     "gap_closed",
     "hippocampus_folder",
     "kd_loss",
     "load_exported",
+    "mean_dice",
     "normalize",
     "predict_mask",
     "predict_probabilities",
@@ -82,4 +90,5 @@ __all__ = [
     "split_cases",
     "surface_distances",
     "unet",
+    "warmup_cosine",
 ]

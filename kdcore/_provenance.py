@@ -1,11 +1,14 @@
 """Where results come from: versions, hardware and commit; digests of networks and teachers."""
 
 import functools
+import json
 import os
 import platform
+import re
 import shutil
 import subprocess
 import types
+import zipfile
 from collections.abc import Callable
 from importlib.metadata import PackageNotFoundError, version
 from pathlib import Path
@@ -176,3 +179,20 @@ def _nameless(value: Any) -> Any:
 def weights_digest(network: keras.Model) -> str:
     """Of all weights: what a record knows its network by, whatever file it lies in."""
     return digest(*map(keras.ops.convert_to_numpy, network.weights))
+
+
+def settings_digest(path: Path) -> str:
+    """Of what a .keras file says of its layers: the weights alone do not make the network."""
+    with zipfile.ZipFile(path) as file:
+        settings = json.loads(file.read("config.json"))
+    settings.pop("compile_config", None)  # is of the training
+    return digest(_unnumbered(settings))
+
+
+def _unnumbered(value: Any) -> Any:
+    """Without the numbers that Keras puts behind names: they count what was built before."""
+    if isinstance(value, dict):
+        return {key: _unnumbered(item) for key, item in value.items()}
+    if isinstance(value, list):
+        return [_unnumbered(item) for item in value]
+    return re.sub(r"_\d+$", "", value) if isinstance(value, str) else value

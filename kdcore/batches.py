@@ -7,10 +7,11 @@ from typing import Any
 import keras
 import numpy as np
 
+from kdcore._files import digest
 from kdcore.augmentation import Augmentation
 from kdcore.data.cases import Case, forget
 from kdcore.losses import IGNORE
-from kdcore.normalization import Normalization, prepare
+from kdcore.normalization import Normalization, describe_normalization, prepare
 from kdcore.soft_targets import SoftTargets, SoftTargetsError
 
 _OPEN_FILES = 1024  # of soft targets, at once
@@ -68,6 +69,17 @@ class Batches(keras.utils.PyDataset):
         self.shape, self.batch_size = tuple(shape), batch_size
         self.augmentation, self.shuffle, self.seed = augmentation, shuffle, seed
         self.epoch = 0
+        self._settings = {
+            "shape": list(shape),
+            "batch_size": batch_size,
+            "soft_targets": None if soft_targets is None else soft_targets.digest(),
+            "normalization": describe_normalization(normalization),
+            "augmentation": None if augmentation is None else repr(augmentation),
+            "labelled_share": labelled_share,
+            "num_batches": num_batches,
+            "shuffle": shuffle,
+            "seed": seed,
+        }
         self.case_ids = tuple(case.case_id for case in cases)
         self.labelled_ids = tuple(case.case_id for case in cases if case.mask is not None)
         self._sources = [_Source(case, normalization) for case in cases]
@@ -89,6 +101,10 @@ class Batches(keras.utils.PyDataset):
 
     def __len__(self) -> int:
         return self._length
+
+    def describe(self) -> dict[str, Any]:
+        """What decides the batches, as JSON values; the cases by a digest of all their voxels."""
+        return {**self._settings, "cases": digest([source.digest() for source in self._sources])}
 
     def targets(self) -> Any:
         """The targets of the first batch, for whoever checks them before training."""
@@ -199,6 +215,13 @@ class _Source:
         self.image = _voxels(np.asarray(image))
         self.mask = None if case.mask is None else np.asarray(case.mask).ravel()
         self.forget()
+
+    def digest(self) -> str:
+        """Of image and mask."""
+        image, mask = self._on_disk
+        found = digest(self.case_id, np.asarray(image), mask)
+        self.forget()
+        return found
 
     def forget(self) -> None:
         forget(*self._on_disk)

@@ -1,237 +1,242 @@
-"""One folder for each arm and seed: skipped when finished, continued when interrupted.
+"""Training that is kept in a folder: it goes on where it stopped, and is not done twice.
 
-<root>/<arm>-seed<seed>-<digest of the config>/
-config.json  split.json      what was asked for
-state.json  epoch-*.weights.h5    how far training is (weights and optimizer)
-model.keras                  the trained network
-result.json                  metrics, history, versions, hardware, time; written last
+    settings.json                    what decides the outcome; others are refused
+    state.json, epoch-*.weights.h5   how far training is: weights and optimizer
+    history.csv                      the losses after each epoch
+    network.keras, finished.json     the trained network, and what is to be known of it
+
+Each file is either whole or not there, and each says by a digest whether it was changed.
 """
 
-import copy
-import json
 import math
-import re
 import shutil
 import time
-import zipfile
-from collections.abc import Mapping
+from collections.abc import Mapping, Sequence
 from pathlib import Path
 from typing import Any
 
 import keras
+import pandas as pd
 
 from kdcore._files import (
     digest,
     file_digest,
     lock,
     plain,
-    read_json,
     read_sealed,
     replacing,
     write_json,
 )
-from kdcore._provenance import provenance, weights_digest
-from kdcore.batches import Batches
-from kdcore.data.splits import Split
+from kdcore._provenance import provenance, settings_digest, teacher_digest, weights_digest
+from kdcore.data import Split
+from kdcore.distiller import Distiller
 
-_START: dict[str, Any] = {"epoch": 0, "history": {}, "seconds": 0.0, "weights": None}
-_RESULT = {
-    "arm", "seed", "per_case", "history", "params", "training_seconds", "model_digest",
-    "settings_digest",
-}  # fmt: skip
+MOST_STEPS_AT_ONCE = 25
+_START: dict[str, Any] = {"epoch": 0, "weights": None, "history": {}, "seconds": 0.0}
 
 
-class RunError(ValueError):
-    """A run folder is damaged or belongs to another configuration."""
+class TrainingError(ValueError):
+    """A training's folder is damaged, or belongs to other settings."""
 
 
-class Run:
-    """The run of one arm and seed with one configuration.
+def fit(
+    model: keras.Model,
+    batches: Any,
+    epochs: int,
+    folder: str | Path,
+    *,
+    split: Split | None = None,
+    callbacks: Sequence[keras.callbacks.Callback] = (),
+    **kwargs: Any,
+) -> keras.Model:
+    """`model.fit`, kept in a folder.
 
-    Another configuration is another folder, so a changed setting never meets old results.
+    After each epoch the weights and the optimizer are saved there. Called again after an
+    interrupt, training goes on with the next epoch, and ends in the same weights as one that was
+    not interrupted (bit for bit with TensorFlow on a CPU); called again after the end, the trained
+    network is loaded and nothing is trained.
+
+    On a CPU a small network spends its time between the steps. There `fit` runs up to 25 steps at
+    a time and leaves XLA off, unless `compile(steps_per_execution=..., jit_compile=...)` says
+    otherwise: a third faster, with the same numbers. Callbacks then see every 25th batch.
 
     Args:
-        root: Folder of the runs.
-        arm: "teacher", "student", "baseline", ...
-        seed: The run's seed.
-        config: Everything that decides the result, as JSON values.
-        split: Which cases are used for what.
+        model: A compiled network, or a compiled `Distiller`.
+        batches: Its training batches; of other data sets than `Batches` the contents are not
+            looked at.
+        epochs: In all, those before an interrupt included.
+        folder: Belongs to this training alone.
+        split: If given, training on a validation or test case is refused.
+        callbacks: Further ones.
+        **kwargs: For `model.fit`.
 
-    Attributes:
-        folder, lock: Where it is kept; held while it is written there.
+    Returns:
+        The trained network; of a `Distiller` the student. Its losses are in `history.csv`.
+
+    Raises:
+        TrainingError: If the folder holds a training with other settings (network, weights at
+            the start, optimizer, loss, batches, epochs), or was damaged.
+        LeakageError: If a case may not be trained on.
+
+    Example:
+        >>> import keras, kdcore
+        >>> cases = kdcore.simulate_cases(1, seed=0, simulation=kdcore.Simulation(spacing_mm=6.0))
+        >>> batches = kdcore.Batches(cases, shape=(32, 32), batch_size=4, num_batches=2)
+        >>> model = kdcore.unet((32, 32, 4), num_classes=3, filters=2, depth=1)
+        >>> model.compile(keras.optimizers.Adam(1e-2), loss=kdcore.DiceCrossEntropy())
+        >>> model = kdcore.fit(model, batches, epochs=2, folder="runs/baseline", verbose=0)
+        >>> print(open("runs/baseline/history.csv").readline().strip())
+        epoch,loss
     """
-
-    def __init__(
-        self, root: str | Path, arm: str, seed: int, config: Mapping[str, Any], split: Split
-    ) -> None:
-        if Path(arm).name != arm:
-            raise RunError(f"arm {arm!r} must do as a file name.")
-        self.arm, self.seed, self.split = arm, seed, split
-        self.config = plain({**config, "arm": arm, "seed": seed, "split": vars(split)})
-        self.folder = Path(root) / f"{arm}-seed{seed}-{digest(self.config)[:8]}"
-        self.lock = lock(self.folder)
-        recorded = self.folder / "config.json"
-        if recorded.exists():
-            self._check_config(read_json(recorded))
-        else:
-            split.save(self.folder / "split.json")
-            write_json(recorded, self.config)
-
-    @property
-    def finished(self) -> bool:
-        """Whether `finish` has been called; such a run is not repeated."""
-        return (self.folder / "result.json").exists()
-
-    @property
-    def result(self) -> dict[str, Any]:
-        """What `finish` wrote."""
-        if not self.finished:
-            raise RunError(f"{self.folder} is not finished; its training goes on when run.")
-        content: dict[str, Any] = read_sealed(self.folder / "result.json", RunError)
-        if not isinstance(content, dict) or _RESULT - set(content):
-            raise RunError(
-                f"{self.folder / 'result.json'} is damaged. Delete {self.folder} to train again."
-            )
-        return content
-
-    def fit(self, model: keras.Model, batches: Batches, epochs: int, **kwargs: Any) -> None:
-        """`model.fit` that goes on where an earlier call stopped.
-
-        After each epoch weights and optimizer are saved. Batches depend on seed and epoch
-        alone, so an interrupted run ends with the numbers of one that was not.
-
-        Args:
-            model: Compiled and built; a network or a `Distiller`.
-            batches: Training batches.
-            epochs: In all, earlier ones included.
-            **kwargs: For `model.fit`.
-
-        Raises:
-            LeakageError: If a validation or test case is among the batches' cases.
-        """
-        if self.finished:
-            return
-        self.split.require(batches.case_ids, ("labelled", "unlabelled"), "Training")
-        self.split.require(batches.labelled_ids, ("labelled",), "Training with masks")
-        with self.lock:
-            if not self.finished:
-                self._fit(model, batches, epochs, **kwargs)
-
-    def _fit(self, model: keras.Model, batches: Batches, epochs: int, **kwargs: Any) -> None:
-        for left in self.folder.glob(".part-*"):  # of a process that was killed
-            shutil.rmtree(left, ignore_errors=True)
-        state = self._restore(model)
-        if state["epoch"] >= epochs:
-            return
-        callbacks = [_SaveState(self.folder, state, batches), *kwargs.pop("callbacks", [])]
-        model.fit(
-            batches,
-            epochs=epochs,
-            initial_epoch=state["epoch"],
-            callbacks=callbacks,
-            shuffle=False,  # Batches does it; Keras would reorder them unrepeatably
-            **kwargs,
+    folder = Path(folder)
+    if not getattr(model, "compiled", False):
+        raise ValueError(
+            f"{model.name} is not compiled. Call model.compile(optimizer, loss=...) before fit."
         )
+    if split is not None:
+        split.require(batches.case_ids, ("labelled", "unlabelled"), "Training")
+        split.require(batches.labelled_ids, ("labelled",), "Training with masks")
+    wanted = plain(_settings(model, batches, epochs))
+    with lock(folder):
+        _refuse_other_settings(folder, wanted)
+        if (folder / "finished.json").exists():
+            return load(folder)
+        write_json(folder / "settings.json", wanted, sealed=True)
+        _train(model, batches, epochs, folder, callbacks, **kwargs)
+        return keep(getattr(model, "student", model), folder)
 
-    def finish(self, model: keras.Model, per_case: Mapping[str, Any], **extra: Any) -> None:
-        """Save the network and the result; from now on the run is finished.
 
-        Args:
-            model: The network, or the `Distiller` whose student is to be saved.
-            per_case: What `evaluate` returned.
-            **extra: Whatever else belongs to the result.
-        """
-        self.split.require(per_case, ("test",), "A result")
-        network = getattr(model, "student", model)
-        with self.lock:
-            if not self.finished:  # by another process
-                self._write(network, {"per_case": per_case, **extra})
+def warmup_cosine(peak: float, steps: int) -> keras.optimizers.schedules.LearningRateSchedule:
+    """A rate that rises to `peak` in the first tenth of the steps, then falls along a cosine.
 
-    def _write(self, network: keras.Model, content: Mapping[str, Any]) -> None:
-        with replacing(self.folder / "model.keras") as temporary:
-            network.save(temporary)
-        state = self._state()
-        write_json(
-            self.folder / "result.json",
-            {
-                "arm": self.arm,
-                "seed": self.seed,
-                "config": self.config,
-                "params": network.count_params(),
-                "history": state["history"],
-                "training_seconds": state["seconds"],
-                "model_digest": weights_digest(network),
-                "settings_digest": settings_digest(self.folder / "model.keras"),
-                **provenance(),
-                **content,
-            },
-            sealed=True,
+    Args:
+        peak: The highest learning rate.
+        steps: Gradient steps of the whole training; the rise takes at most 100 of them, the
+            fall ends at a hundredth of the peak.
+
+    Returns:
+        For an optimizer's `learning_rate`.
+
+    Example:
+        >>> import keras, kdcore
+        >>> rate = kdcore.warmup_cosine(peak=0.01, steps=1500)
+        >>> [round(float(rate(step)), 4) for step in (0, 50, 100, 800, 1500)]
+        [0.0, 0.005, 0.01, 0.0051, 0.0001]
+        >>> optimizer = keras.optimizers.Adam(rate)
+
+    Reference: Loshchilov and Hutter 2017, section 3, https://arxiv.org/abs/1608.03983
+    """
+    warmup = min(100, max(1, steps // 10))
+    return keras.optimizers.schedules.CosineDecay(
+        0.0, max(1, steps - warmup), alpha=0.01, warmup_target=peak, warmup_steps=warmup
+    )
+
+
+def keep(network: keras.Model, folder: str | Path) -> keras.Model:
+    """Save a network as a finished training, and return it: one trained here, or an ensemble."""
+    folder = Path(folder)
+    with replacing(folder / "network.keras") as temporary:
+        network.save(temporary)
+    state = _state(folder)
+    write_json(
+        folder / "finished.json",
+        {
+            "params": network.count_params(),
+            "history": state["history"],
+            "training_seconds": state["seconds"],
+            "model_digest": weights_digest(network),
+            "settings_digest": settings_digest(folder / "network.keras"),
+            **provenance(),
+        },
+        sealed=True,
+    )
+    for path in folder.glob("epoch-*.weights.h5"):
+        path.unlink()
+    return network
+
+
+def load(folder: str | Path) -> keras.Model:
+    """The trained network of a finished training (Keras' safe mode: no code is run)."""
+    folder = Path(folder)
+    known, path = finished(folder), folder / "network.keras"
+    if not path.exists():
+        raise TrainingError(f"{path} is missing. Delete {folder} to train again.")
+    try:
+        network = keras.saving.load_model(path, compile=False, safe_mode=True)
+    except Exception as error:  # Keras raises whatever its parts raise
+        raise TrainingError(
+            f"{path} cannot be loaded: {error}. Delete {folder} to train again."
+        ) from error
+    found = {"model_digest": weights_digest(network), "settings_digest": settings_digest(path)}
+    if any(known[key] != value for key, value in found.items()):
+        raise TrainingError(
+            f"{path} is not the network that was trained here: its digest is another. "
+            f"Restore it, or delete {folder} to train again."
         )
-        for path in self.folder.glob("*.weights.h5"):
-            path.unlink()
+    return network
 
-    def load(self) -> keras.Model:
-        """The trained network (Keras' safe mode: no code is run)."""
-        path = self.folder / "model.keras"
-        if not self.finished:
-            raise RunError(f"{self.folder} holds no trained network yet.")
-        if not path.exists():
-            raise RunError(f"{path} is missing. Delete {self.folder} to train again.")
-        try:
-            network = keras.saving.load_model(path, compile=False, safe_mode=True)
-        except Exception as error:
-            raise RunError(f"{path} cannot be loaded: {error}. Delete {self.folder}.") from error
-        found = {"model_digest": weights_digest(network), "settings_digest": settings_digest(path)}
-        result = self.result
-        if any(result[key] != value for key, value in found.items()):
-            raise RunError(
-                f"{path} is not the network that was trained here: its digest is another. "
-                f"Restore it, or delete {self.folder} to train again."
-            )
-        return network
 
-    def _state(self) -> dict[str, Any]:
-        path = self.folder / "state.json"
-        if path.exists():
-            state = read_sealed(path, RunError)
-            if not isinstance(state, dict) or {*_START} - set(state):
-                raise RunError(f"{path} is damaged. Delete {self.folder} to train again.")
-            return state
-        return copy.deepcopy(_START)
+def finished(folder: str | Path) -> dict[str, Any]:
+    """What is known of a finished training.
 
-    def _restore(self, model: keras.Model) -> dict[str, Any]:
-        state = self._state()
-        if state["weights"] is not None:
-            path = self.folder / Path(state["weights"]).name
-            if not path.exists():
-                raise RunError(f"{path} is missing. Delete {self.folder} to train again.")
-            if state.get("digest") != file_digest(path):
-                raise RunError(f"{path} is damaged. Delete {self.folder} to train again.")
-            try:
-                model.optimizer.build(model.trainable_variables)
-                model.load_weights(path)
-            except Exception as error:
-                raise RunError(
-                    f"{path} does not fit this network: {error}. It may be of another "
-                    f"architecture; delete {self.folder} to train anew."
-                ) from error
-        return state
+    Returns:
+        `params`, `history` (`{name: [after each epoch]}`), `training_seconds`, `model_digest`,
+        `settings_digest`, and `versions`, `hardware`, `backend`, `commit`.
 
-    def _check_config(self, found: Any) -> None:
-        found = found if isinstance(found, dict) else {}
-        keys = sorted(set(found) | set(self.config))
-        changed = [key for key in keys if found.get(key) != self.config.get(key)]
-        if changed:
-            raise RunError(
-                f"{self.folder} belongs to another configuration: {', '.join(changed)} differ. "
-                "Move or delete the folder."
-            )
+    Raises:
+        TrainingError: If it is not finished, or the file was changed.
+    """
+    path = Path(folder) / "finished.json"
+    if not path.exists():
+        raise TrainingError(f"{folder} holds no finished training; it goes on when run.")
+    known: dict[str, Any] = read_sealed(path, TrainingError)
+    return known
+
+
+def _train(
+    model: keras.Model,
+    batches: Any,
+    epochs: int,
+    folder: Path,
+    callbacks: Sequence[keras.callbacks.Callback],
+    **kwargs: Any,
+) -> None:
+    for left in folder.glob(".part-*"):  # of a process that was killed
+        shutil.rmtree(left, ignore_errors=True)
+    state = _restore(model, folder)
+    if state["epoch"] >= epochs:
+        return
+    if keras.backend.backend() == "tensorflow" and not _accelerators():
+        model.jit_compile = model.jit_compile is True
+        if model.steps_per_execution == 1:
+            model.steps_per_execution = _steps_at_once(len(batches))
+    model.fit(
+        batches,
+        epochs=epochs,
+        initial_epoch=state["epoch"],
+        shuffle=False,  # Batches does it; Keras would reorder them unrepeatably
+        callbacks=[_SaveState(folder, state, batches), *callbacks],
+        **kwargs,
+    )
+
+
+def _accelerators() -> list[str]:
+    return [name for name in keras.distribution.list_devices() if not name.startswith("cpu")]
+
+
+def _steps_at_once(steps: int) -> int:
+    """The most, up to 25, that an epoch is made of without a rest."""
+    return max(n for n in range(1, MOST_STEPS_AT_ONCE + 1) if steps % n == 0)
 
 
 class _SaveState(keras.callbacks.Callback):
-    """Weights first, then the JSON that names them, then the old weights go."""
+    """Weights first, then the JSON that names them, then the old weights go.
 
-    def __init__(self, folder: Path, state: dict[str, Any], batches: Batches) -> None:
+    Keras' own `BackupAndRestore` overwrites the weights before it notes their epoch: killed in
+    between, the next call would train one epoch twice and nobody would know.
+    """
+
+    def __init__(self, folder: Path, state: dict[str, Any], batches: Any) -> None:
         super().__init__()
         self.folder, self.state, self.batches = folder, state, batches
         self.start = time.monotonic()
@@ -247,9 +252,8 @@ class _SaveState(keras.callbacks.Callback):
             # Of a full disk HDF5 dies without a word; this raises an error that names the file.
             temporary.write_bytes(bytes(_size_on_disk(self.model)))
             self.model.save_weights(temporary)
-        history = self.state["history"]
         for key, value in (logs or {}).items():
-            history.setdefault(key, []).append(float(value))
+            self.state["history"].setdefault(key, []).append(float(value))
         old = self.state["weights"]
         self.state |= {
             "epoch": epoch + 1,
@@ -258,8 +262,15 @@ class _SaveState(keras.callbacks.Callback):
             "digest": file_digest(self.folder / name),
         }
         write_json(self.folder / "state.json", self.state, sealed=True)
+        _write_history(self.folder / "history.csv", self.state["history"])
         if old is not None and old != name:
             (self.folder / old).unlink(missing_ok=True)
+
+
+def _write_history(path: Path, history: Mapping[str, Sequence[float]]) -> None:
+    epochs = range(1, 1 + max(map(len, history.values()), default=0))
+    with replacing(path) as temporary:
+        pd.DataFrame(history, index=pd.Index(epochs, name="epoch")).to_csv(temporary)
 
 
 def _size_on_disk(model: keras.Model) -> int:
@@ -267,18 +278,93 @@ def _size_on_disk(model: keras.Model) -> int:
     return sum(4 * math.prod(variable.shape) + 2048 for variable in variables)
 
 
-def settings_digest(path: Path) -> str:
-    """Of what a .keras file says of its layers: the weights alone do not make the network."""
-    with zipfile.ZipFile(path) as file:
-        settings = json.loads(file.read("config.json"))
-    settings.pop("compile_config", None)  # is of the training
-    return digest(_unnumbered(settings))
+def _state(folder: Path) -> dict[str, Any]:
+    path = folder / "state.json"
+    if not path.exists():
+        return {**_START, "history": {}}
+    state = read_sealed(path, TrainingError)
+    if not isinstance(state, dict) or {*_START} - set(state):
+        raise TrainingError(f"{path} is damaged. Delete {folder} to train again.")
+    return state
 
 
-def _unnumbered(value: Any) -> Any:
-    """Without the numbers that Keras puts behind names: they count what was built before."""
-    if isinstance(value, dict):
-        return {key: _unnumbered(item) for key, item in value.items()}
-    if isinstance(value, list):
-        return [_unnumbered(item) for item in value]
-    return re.sub(r"_\d+$", "", value) if isinstance(value, str) else value
+def _restore(model: keras.Model, folder: Path) -> dict[str, Any]:
+    state = _state(folder)
+    if state["weights"] is None:
+        return state
+    path = folder / Path(state["weights"]).name
+    if not path.exists():
+        raise TrainingError(f"{path} is missing. Delete {folder} to train again.")
+    if state.get("digest") != file_digest(path):
+        raise TrainingError(f"{path} is damaged. Delete {folder} to train again.")
+    try:
+        model.optimizer.build(model.trainable_variables)
+        model.load_weights(path)
+    except Exception as error:  # Keras raises whatever its parts raise
+        raise TrainingError(
+            f"{path} does not fit this network: {error}. Delete {folder} to train anew."
+        ) from error
+    return state
+
+
+def _settings(model: keras.Model, batches: Any, epochs: int) -> dict[str, Any]:
+    """What decides the outcome, by names that a person can compare."""
+    network = getattr(model, "student", model)
+    settings = {
+        "network": teacher_digest(network),
+        "optimizer": _described(model.optimizer),
+        "loss": _described(model.loss),
+        "batches": batches.describe() if hasattr(batches, "describe") else len(batches),
+        "epochs": epochs,
+    }
+    if isinstance(model, Distiller):
+        settings["distillation"] = {
+            "teachers": [teacher_digest(teacher) for teacher in model.teachers],
+            "temperature": model.temperature,
+            "alpha": model.alpha,
+            "soft_loss": _described(model.soft_loss),
+            "hints": None if model.hints is None else [model.hints.pairs, model.hints.weight],
+        }
+    return settings
+
+
+def _described(part: Any) -> Any:
+    """An optimizer, a loss or a function as JSON values, without what Keras numbers."""
+    if part is None or isinstance(part, str):
+        return part
+    if hasattr(part, "get_config"):
+        kept = {k: _described(value) for k, value in part.get_config().items() if k != "name"}
+        return {"class": type(part).__name__, **kept}
+    if callable(part):
+        return f"{part.__module__}.{getattr(part, '__qualname__', type(part).__name__)}"
+    if isinstance(part, list | tuple):
+        return [_described(one) for one in part]
+    if isinstance(part, dict):
+        return {key: _described(value) for key, value in part.items()}
+    return plain(part) if isinstance(plain(part), int | float) else digest(str(part))
+
+
+def _refuse_other_settings(folder: Path, wanted: dict[str, Any]) -> None:
+    path = folder / "settings.json"
+    if not path.exists():
+        return
+    found = read_sealed(path, TrainingError)
+    changed = _differences(found, wanted)
+    if changed:
+        raise TrainingError(
+            f"{folder} holds a training with other settings: {'; '.join(changed)}. "
+            "Choose another folder, or delete this one to train anew."
+        )
+
+
+def _differences(found: Any, wanted: Any, name: str = "") -> list[str]:
+    if isinstance(found, dict) and isinstance(wanted, dict):
+        keys = sorted(set(found) | set(wanted))
+        parts = [(found.get(k), wanted.get(k), f"{name}.{k}" if name else k) for k in keys]
+        return [line for part in parts for line in _differences(*part)]
+    return [] if found == wanted else [f"{name} was {_short(found)}, is {_short(wanted)}"]
+
+
+def _short(value: Any) -> str:
+    text = str(value)
+    return text if len(text) <= 40 else f"{text[:12]}…"

@@ -9,7 +9,7 @@ import pytest
 from conftest import make_case, write_msd, write_nifti
 
 import kdcore
-from kdcore.data.nifti import read_nifti
+from kdcore.data.nifti import case_id_of, read_nifti
 
 IMAGE = np.arange(4 * 5 * 6, dtype=np.float32).reshape(4, 5, 6)
 MASK = (IMAGE > 60).astype(np.uint8)

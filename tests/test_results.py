@@ -8,8 +8,8 @@ from pytest import approx
 import kdcore
 from kdcore.evaluation import cost, figures, tables
 from kdcore.study import results, summary
+from kdcore.study.experiment import Run
 from kdcore.study.tasks import Task
-from kdcore.training import Run
 
 TASK = Task("made up", "none", (), {"1": "one", "2": "two"}, lambda *_: [], volume=(4, 16, 16))
 SPLIT = kdcore.Split(("a",), (), (), ("x", "y"))

@@ -22,9 +22,9 @@ import kdcore
 from kdcore._files import open_array
 from kdcore.data import download as datasets
 from kdcore.evaluation.folder import load_network
+from kdcore.study.experiment import Run, RunError
 from kdcore.study.results import collect, save_results
 from kdcore.study.tasks import TASKS
-from kdcore.training import Run, RunError
 
 ROOT = Path(__file__).parent.parent
 SOURCES = sorted((ROOT / "kdcore").glob("*.py"))

@@ -35,10 +35,10 @@ def test_folds_test_each_case_once():
 
 def test_redrawing_labels_leaves_validation_and_test_alone():
     split = kdcore.split_cases(IDS, 4, 4, 4)
-    other = split.redraw_labelled(1)
+    other = kdcore.split_cases(IDS, 4, 4, 4, labelled_seed=1)
     assert (other.validation, other.test) == (split.validation, split.test)
     assert other.labelled != split.labelled and len(other.labelled) == 4
-    assert len(split.redraw_labelled(1, 6).labelled) == 6
+    assert len(kdcore.split_cases(IDS, 6, 4, 4, labelled_seed=1).labelled) == 6
 
 
 def test_written_and_read(tmp_path):

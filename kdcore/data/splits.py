@@ -70,17 +70,6 @@ class Split:
                     f"{'in ' + part if part else 'in no part of the split'}."
                 )
 
-    def redraw_labelled(self, seed: int, num_labelled: int | None = None) -> "Split":
-        """The same validation and test, other labelled cases among the training ones."""
-        count = len(self.labelled) if num_labelled is None else num_labelled
-        training = sorted(self.labelled + self.unlabelled)
-        if not 1 <= count <= len(training):
-            raise ValueError(f"num_labelled must lie in 1 … {len(training)}. Received: {count}.")
-        order = np.random.default_rng([seed, 1]).permutation(training).tolist()
-        return replace(
-            self, labelled=_sorted(order[:count]), unlabelled=_sorted(order[count:]), seed=seed
-        )
-
     def save(self, path: str | Path) -> None:
         """Write it as JSON."""
         write_json(path, asdict(self))
@@ -108,6 +97,7 @@ def split_cases(
     num_test: int,
     seed: int = 0,
     fold: int = 0,
+    labelled_seed: int = 0,
 ) -> Split:
     """Draw validation and test cases, then labelled ones; the rest is unlabelled.
 
@@ -119,6 +109,8 @@ def split_cases(
         num_test: Number of test cases.
         seed: Same seed and ids, same split.
         fold: Of a cross-validation: the test cases of different folds are different ones.
+        labelled_seed: Another number draws other labelled cases among the training cases, and
+            leaves validation and test as they are: for the seeds of one study.
 
     Raises:
         ValueError: If there are fewer cases than asked for, or an id comes twice.
@@ -147,12 +139,14 @@ def split_cases(
     order = order[fold * num_test :] + order[: fold * num_test]
     held_out = num_validation + num_test
     training = order[held_out:]
+    if labelled_seed:
+        training = np.random.default_rng([labelled_seed, 1]).permutation(sorted(training)).tolist()
     return Split(
         labelled=_sorted(training[:num_labelled]),
         unlabelled=_sorted([*training[num_labelled:], *maskless]),
         validation=_sorted(order[num_test:held_out]),
         test=_sorted(order[:num_test]),
-        seed=seed,
+        seed=labelled_seed or seed,
     )
 
 

@@ -1,10 +1,10 @@
-"""An experiment as settings and functions: teacher -> soft targets -> student, baseline.
+"""Teacher -> soft targets -> student, baseline: the examples in one call, for many seeds.
 
-The examples walk through it step by step; `train` is the same in one call, for studies
-over many seeds.
+A run is one arm of one seed. Its folder, named by all that decides it, holds the training
+(see `kdcore.training`) and `result.json`, which is written last.
 """
 
-from collections.abc import Sequence
+from collections.abc import Mapping, Sequence
 from dataclasses import asdict, replace
 from functools import cached_property
 from pathlib import Path
@@ -12,7 +12,8 @@ from typing import Any
 
 import keras
 
-from kdcore._files import digest, lock
+from kdcore import training as trainings
+from kdcore._files import digest, lock, plain, read_json, read_sealed, write_json
 from kdcore.batches import Batches
 from kdcore.data.cases import Case, forget
 from kdcore.data.splits import Split, split_cases
@@ -23,7 +24,6 @@ from kdcore.losses import DiceCrossEntropy, channel_wise_loss, kd_loss, regional
 from kdcore.soft_targets import SoftTargets
 from kdcore.study.settings import STEPS_AN_EPOCH, Config, Training
 from kdcore.study.tasks import TASKS
-from kdcore.training import Run
 from kdcore.unet import unet
 
 SOFT_LOSSES = {"regional": regional_kd_loss, "kl": kd_loss, "channel-wise": channel_wise_loss}
@@ -65,14 +65,14 @@ class Experiment:
     def split(self) -> Split:
         """Drawn by case; only the labelled cases depend on the seed."""
         config = self.config
-        split = split_cases(
+        return split_cases(
             [case for case in self.cases if case.mask is not None],
             config.num_labelled,
             config.num_validation,
             config.num_test,
             fold=self.fold,
+            labelled_seed=self.seed,
         )
-        return split.redraw_labelled(self.seed) if self.seed else split
 
     def with_seed(
         self, seed: int, num_labelled: int | None = None, fold: int | None = None
@@ -113,24 +113,10 @@ class Experiment:
     def compile(self, model: keras.Model, arm: str) -> keras.Model:
         """Compile with the arm's optimizer and the hard loss, and return the model."""
         training = self.training(arm)
-        warmup = min(100, max(1, training.steps // 10))
-        rate = keras.optimizers.schedules.CosineDecay(
-            0.0,
-            max(1, training.steps - warmup),
-            alpha=0.01,
-            warmup_target=training.learning_rate,
-            warmup_steps=warmup,
-        )
-        steps_an_epoch = min(STEPS_AN_EPOCH, training.steps)
         model.compile(
-            optimizer=keras.optimizers.Adam(rate),
+            keras.optimizers.Adam(trainings.warmup_cosine(training.learning_rate, training.steps)),
             loss=DiceCrossEntropy(label_smoothing=training.label_smoothing),
-            # Fewer returns to Python; on a CPU XLA is slower than TensorFlow's kernels.
-            steps_per_execution=min(25, steps_an_epoch),
-            jit_compile=False if keras.backend.backend() == "tensorflow" else "auto",
         )
-        # Variables that TensorFlow makes while it traces cost it a third of a short training.
-        model.optimizer.build(model.trainable_variables)
         return model
 
     def epochs(self, arm: str) -> int:
@@ -153,8 +139,8 @@ class Experiment:
         )
 
     def run(
-        self, arm: str, soft_targets: SoftTargets | None = None, networks: Sequence[Run] = ()
-    ) -> Run:
+        self, arm: str, soft_targets: SoftTargets | None = None, networks: Sequence["Run"] = ()
+    ) -> "Run":
         """The arm's run folder; another teacher or another member is another folder."""
         settings = self._settings(arm)
         if soft_targets is not None:
@@ -203,28 +189,28 @@ class Experiment:
         with lock(folder):
             return SoftTargets.write(teacher.load(), cases, folder, split=self.split)
 
-    def finish(self, run: Run, model: keras.Model) -> Run:
+    def finish(self, run: "Run", network: keras.Model) -> "Run":
         """Evaluate on the test cases and write the run's result."""
         test, validation = (self.take(part, run.arm) for part in ("test", "validation"))
         regions = self.task.regions
-        scores, beliefs = evaluate_with_calibration(model, test, regions=regions, split=self.split)
+        scores, beliefs = evaluate_with_calibration(
+            network, test, regions=regions, split=self.split
+        )
         chosen_on = evaluate(
-            model, validation, regions=regions, split=self.split, part="validation"
+            network, validation, regions=regions, split=self.split, part="validation"
         )
         extra: dict[str, Any] = {}
         distillation = self.training(run.arm).distillation
         if distillation is not None:
             teacher = train(self, distillation.teacher)
             seen = self.take("test", distillation.teacher)
-            extra["agreement"] = agreement(teacher.load(), seen, model, test)
+            extra["agreement"] = agreement(teacher.load(), seen, network, test)
             extra["teacher_digest"] = teacher.result["model_digest"]
         members = {name: train(self, name) for name in self.training(run.arm).members}
         if members:
             digests = {name: one.result["model_digest"] for name, one in members.items()}
             extra["member_digests"] = digests
-        run.finish(
-            model, scores, calibration=beliefs, validation_dice=mean_dice(chosen_on), **extra
-        )
+        run.finish(scores, calibration=beliefs, validation_dice=mean_dice(chosen_on), **extra)
         return run
 
     def _training_cases(self, arm: str) -> list[Case]:
@@ -233,6 +219,81 @@ class Experiment:
         if distillation is not None and distillation.unlabelled:
             cases += self.take("unlabelled", arm)
         return cases
+
+
+_RESULT = {"arm", "seed", "per_case", "history", "params", "training_seconds", "model_digest"}
+
+
+class RunError(ValueError):
+    """A run's folder is damaged or belongs to another configuration."""
+
+
+class Run:
+    """The run of one arm and seed with one configuration; another is another folder.
+
+    Args:
+        root: Folder of the runs.
+        arm: "teacher", "student", "baseline", ...
+        seed: The run's seed.
+        config: Everything that decides the result, as JSON values.
+        split: Which cases are used for what.
+
+    Attributes:
+        folder: Where it is kept.
+    """
+
+    def __init__(
+        self, root: str | Path, arm: str, seed: int, config: Mapping[str, Any], split: Split
+    ) -> None:
+        if Path(arm).name != arm:
+            raise RunError(f"arm {arm!r} must do as a file name.")
+        self.arm, self.seed, self.split = arm, seed, split
+        self.config = plain({**config, "arm": arm, "seed": seed, "split": vars(split)})
+        self.folder = Path(root) / f"{arm}-seed{seed}-{digest(self.config)[:8]}"
+        recorded = self.folder / "config.json"
+        if not recorded.exists():
+            write_json(recorded, self.config)
+        elif (found := read_json(recorded)) != self.config:
+            found = found if isinstance(found, dict) else {}
+            keys = sorted(set(found) | set(self.config))
+            changed = [key for key in keys if found.get(key) != self.config.get(key)]
+            raise RunError(
+                f"{self.folder} belongs to another configuration: {', '.join(changed)} differ. "
+                "Move or delete the folder."
+            )
+
+    @property
+    def finished(self) -> bool:
+        """Whether `finish` has been called; such a run is not repeated."""
+        return (self.folder / "result.json").exists()
+
+    @property
+    def result(self) -> dict[str, Any]:
+        """What `finish` wrote."""
+        if not self.finished:
+            raise RunError(f"{self.folder} is not finished; its training goes on when run.")
+        content: dict[str, Any] = read_sealed(self.folder / "result.json", RunError)
+        if not isinstance(content, dict) or _RESULT - set(content):
+            raise RunError(
+                f"{self.folder / 'result.json'} is damaged. Delete {self.folder} to train again."
+            )
+        return content
+
+    def load(self) -> keras.Model:
+        """The trained network."""
+        return trainings.load(self.folder)
+
+    def finish(self, per_case: Mapping[str, Any], **extra: Any) -> None:
+        """Write the result of a finished training; from now on the run is finished.
+
+        Args:
+            per_case: What `evaluate` returned.
+            **extra: Whatever else belongs to the result.
+        """
+        self.split.require(per_case, ("test",), "A result")
+        content = {"arm": self.arm, "seed": self.seed, "config": self.config, "per_case": per_case}
+        content |= trainings.finished(self.folder) | extra
+        write_json(self.folder / "result.json", content, sealed=True)
 
 
 def train(experiment: Experiment, arm: str, verbose: int | str = 0) -> Run:
@@ -248,36 +309,35 @@ def train(experiment: Experiment, arm: str, verbose: int | str = 0) -> Run:
     soft_targets = None if along else experiment.soft_targets(arm)
     networks = [train(experiment, name) for name in training.needs if along or training.members]
     run = experiment.run(arm, soft_targets, networks)
-    with run.lock:
-        if run.finished:
-            return run
-        if training.members:
-            return experiment.finish(run, _calibrated(experiment, arm, networks))
-        return _train(experiment, run, soft_targets, networks, verbose)
+    if run.finished:
+        return run
+    if training.members:
+        network = trainings.keep(_calibrated(experiment, arm, networks), run.folder)
+    else:
+        network = trainings.fit(
+            _compiled(experiment, arm, networks),
+            experiment.batches(arm, soft_targets),
+            experiment.epochs(arm),
+            run.folder,
+            split=experiment.split,
+            verbose=verbose,
+        )
+    return experiment.finish(run, network)
 
 
-def _train(
-    experiment: Experiment,
-    run: Run,
-    soft_targets: SoftTargets | None,
-    networks: Sequence[Run],
-    verbose: int | str,
-) -> Run:
-    arm, distillation = run.arm, experiment.training(run.arm).distillation
-    model = experiment.network(arm)
+def _compiled(experiment: Experiment, arm: str, teachers: Sequence[Run]) -> keras.Model:
+    """The arm's network as it is to be trained, in a `Distiller` if it has a teacher."""
+    distillation, model = experiment.training(arm).distillation, experiment.network(arm)
     if distillation is not None:
         model = Distiller(
             model,
-            networks[0].load() if networks else None,
+            teachers[0].load() if teachers else None,
             distillation.temperature,
             distillation.alpha,
             SOFT_LOSSES[distillation.soft_loss],
             hints=dict(distillation.hints),
         )
-    experiment.compile(model, arm)
-    batches = experiment.batches(arm, soft_targets)
-    run.fit(model, batches, experiment.epochs(arm), verbose=verbose)
-    return experiment.finish(run, model)
+    return experiment.compile(model, arm)
 
 
 def _calibrated(experiment: Experiment, arm: str, members: Sequence[Run]) -> keras.Model:

@@ -9,8 +9,8 @@ import numpy as np
 from kdcore._files import plain, read_json, write_json
 from kdcore.evaluation.cost import count_macs, milliseconds_a_slice, space_of
 from kdcore.evaluation.statistics import MEAN, compare, per_case
+from kdcore.study.experiment import Run
 from kdcore.study.tasks import Task
-from kdcore.training import Run
 
 KEYS = (
     "study", "commit", "versions", "hardware", "backend", "data", "split", "config", "arms",

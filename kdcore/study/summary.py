@@ -10,8 +10,7 @@ from kdcore.evaluation import tables
 from kdcore.evaluation.statistics import MEAN, equivalence, gap_closed, holm
 from kdcore.study import results
 from kdcore.study import settings as config
-from kdcore.study.experiment import Experiment
-from kdcore.training import Run
+from kdcore.study.experiment import Experiment, Run
 
 COLLAPSED = 0.05  # mean foreground Dice on test below this is a network that found nothing
 

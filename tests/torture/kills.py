@@ -33,7 +33,7 @@ import kdcore
 from kdcore._files import read_json
 from kdcore.batches import Batches
 from kdcore.data import download as datasets
-from kdcore.training import Run
+from kdcore.study.experiment import Run
 
 Job = Callable[[Path], object]
 FINISHED = ("result.json", "digests.json", "dataset.json")

@@ -17,10 +17,9 @@ from kdcore.batches import Batches
 from kdcore.evaluation import tables
 from kdcore.evaluation.folder import load_network
 from kdcore.study import __main__ as study
-from kdcore.study.experiment import train
+from kdcore.study.experiment import Run, train
 from kdcore.study.results import load_results, save_results
 from kdcore.study.summary import summarize
-from kdcore.training import Run
 
 JSON = (*m.BYTES, m.edit)
 NPY = (*m.BYTES, m.claim, m.other_array)

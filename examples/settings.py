@@ -1,0 +1,231 @@
+"""What the examples share: data, sizes, steps and rates as numbers, and the command line.
+
+    python examples/02_teacher.py --data hippocampus --tier smoke --seed 1
+
+In a notebook the same comes from the environment: KDCORE_DATASET, KDCORE_TIER, KDCORE_SEED,
+KDCORE_RUNS. Nothing here trains: this is the place to change a number.
+"""
+
+import argparse
+import os
+import sys
+from dataclasses import dataclass, replace
+from pathlib import Path
+
+import kdcore
+
+
+@dataclass(frozen=True)
+class Network:
+    """A U-Net, and how it is trained.
+
+    Attributes:
+        sequences: The MRI sequences it sees.
+        filters: Filters of its first level; each next level has twice as many.
+        shape: (height, width) of slices, or (depth, height, width) of patches, in voxels.
+        batch_size: Slices or patches a step.
+        epochs: Epochs of `steps_per_epoch` steps.
+        learning_rate: The highest rate.
+    """
+
+    sequences: tuple[str, ...]
+    filters: int
+    shape: tuple[int, ...]
+    batch_size: int
+    epochs: int
+    learning_rate: float
+    steps_per_epoch: int = 100
+
+    @property
+    def steps(self) -> int:
+        return self.epochs * self.steps_per_epoch
+
+    @property
+    def input_shape(self) -> tuple[int | None, ...]:
+        """Slices are all of one size; a 3-D network takes volumes of any size."""
+        space = self.shape if len(self.shape) == 2 else (None, None, None)
+        return (*space, len(self.sequences))
+
+
+@dataclass(frozen=True)
+class Settings:
+    """One run of the tutorial.
+
+    Attributes:
+        data, tier: As on the command line.
+        title: What the data are, for tables and figures.
+        labels: Names of the labels; 0 is the background.
+        regions: Labels that are scored together.
+        num_cases: How many scans are used; None means all there are.
+        num_labelled, num_validation, num_test: Scans; the other training scans are unlabelled.
+        teacher, student: The baseline is the student without a teacher.
+        depth: How often the U-Nets halve the image.
+        seed: Of weights and batches, and of which training scans have labels.
+        runs: Folder of all runs.
+        data_dir: Folder of the data, for those that are read.
+    """
+
+    data: str
+    title: str
+    labels: dict[str, str]
+    num_labelled: int
+    num_validation: int
+    num_test: int
+    teacher: Network
+    student: Network
+    regions: dict[str, tuple[int, ...]]
+    num_cases: int | None = None
+    depth: int = 3
+    tier: str = "quick"
+    seed: int = 0
+    runs: str = "runs"
+    data_dir: str | None = None
+
+    @property
+    def num_classes(self) -> int:
+        return 1 + len(self.labels)
+
+    @property
+    def name(self) -> str:
+        return f"{self.data}-{self.tier}"
+
+    @property
+    def folder(self) -> Path:
+        """Of everything these settings make."""
+        return Path(self.runs) / (f"{self.name}-seed{self.seed}" if self.seed else self.name)
+
+    @property
+    def figures(self) -> Path:
+        folder = self.folder / "figures"
+        folder.mkdir(parents=True, exist_ok=True)
+        return folder
+
+    def need(self, file: str, example: str) -> Path:
+        """The path of what another example makes, or a sentence that says which."""
+        path = self.folder / file
+        if not path.exists():
+            raise FileNotFoundError(
+                f"{path} is not there. Run examples/{example} first, with the same settings."
+            )
+        return path
+
+    def read_cases(self) -> list[kdcore.Case]:
+        """The scans. Simulated ones are made once and kept in the cache."""
+        if self.data == "simulated":
+            voxels = kdcore.Simulation(spacing_mm=3.0)
+            return kdcore.simulate_cases(self.num_cases, seed=0, simulation=voxels)
+        if self.data == "brats":
+            return kdcore.read_brats(self.data_dir, spacing_mm=3.0)[: self.num_cases]
+        folder = kdcore.hippocampus_folder(self.data_dir)
+        return kdcore.read_msd(folder, labelled_only=True)[: self.num_cases]
+
+
+ALL = ("T1", "T1c", "T2", "FLAIR")
+TUMOUR = {"1": "oedema", "2": "tumour core"}
+WHOLE_TUMOUR = {"whole tumour": (1, 2)}
+
+# The teacher sees four MRI sequences, the student T1 alone: all it will get in deployment.
+SIMULATED = Settings(
+    data="simulated",
+    title="simulated brain MRI with tumours",
+    labels=TUMOUR,
+    regions=WHOLE_TUMOUR,
+    num_cases=240,
+    num_labelled=8,
+    num_validation=20,
+    num_test=60,
+    teacher=Network(ALL, filters=8, shape=(64, 56), batch_size=16, epochs=10, learning_rate=1e-2),
+    student=Network(
+        ("T1",), filters=8, shape=(64, 56), batch_size=16, epochs=15, learning_rate=1e-2
+    ),
+)
+# The teacher is a 3-D network of 18 times the student's parameters.
+HIPPOCAMPUS = Settings(
+    data="hippocampus",
+    title="Medical Segmentation Decathlon, Task04 Hippocampus",
+    labels={"1": "anterior", "2": "posterior"},
+    regions={},
+    num_labelled=8,
+    num_validation=20,
+    num_test=60,
+    teacher=Network(
+        ("MRI",), filters=10, shape=(32, 48, 32), batch_size=2, epochs=12, learning_rate=5e-3
+    ),
+    student=Network(
+        ("MRI",), filters=4, shape=(64, 48), batch_size=16, epochs=20, learning_rate=2e-2
+    ),
+)
+# A folder of your own, with a sub-folder a patient, named as in the BraTS challenge.
+BRATS = replace(
+    SIMULATED,
+    data="brats",
+    title="brain MRI of a folder named as in the BraTS challenge, at 3 mm",
+    num_cases=None,
+    teacher=replace(SIMULATED.teacher, shape=(80, 80)),
+    student=replace(SIMULATED.student, shape=(80, 80)),
+)
+DATA = {one.data: one for one in (SIMULATED, HIPPOCAMPUS, BRATS)}
+
+
+def smoke(quick: Settings) -> Settings:
+    """Ten scans and four steps: shows that everything runs, and nothing else."""
+
+    def small(network: Network) -> Network:
+        return replace(
+            network,
+            filters=max(2, network.filters // 2),
+            shape=(8, 32, 24)[-len(network.shape) :],
+            batch_size=min(4, network.batch_size),
+            epochs=1,
+            steps_per_epoch=4,
+        )
+
+    return replace(
+        quick,
+        tier="smoke",
+        num_cases=10,
+        num_labelled=2,
+        num_validation=2,
+        num_test=3,
+        depth=1,
+        teacher=small(quick.teacher),
+        student=small(quick.student),
+    )
+
+
+def full(quick: Settings) -> Settings:
+    """Everything is trained three times as long."""
+    longer = {
+        name: replace(network, epochs=3 * network.epochs)
+        for name, network in (("teacher", quick.teacher), ("student", quick.student))
+    }
+    return replace(quick, tier="full", **longer)
+
+
+TIERS = {"smoke": smoke, "quick": lambda settings: settings, "full": full}
+
+
+def from_command_line(arguments: list[str] | None = None) -> Settings:
+    """What the command line asks for; in a notebook, the environment."""
+    get, number = os.environ.get, {"type": int, "default": None}
+    parser = argparse.ArgumentParser(description="An example of the kdcore tutorial.")
+    parser.add_argument("--data", choices=list(DATA), default=get("KDCORE_DATASET", "simulated"))
+    parser.add_argument("--tier", choices=list(TIERS), default=get("KDCORE_TIER", "quick"))
+    parser.add_argument("--seed", type=int, default=int(get("KDCORE_SEED", "0")))
+    parser.add_argument("--runs", default=get("KDCORE_RUNS", "runs"), help="folder of the runs")
+    parser.add_argument("--data-dir", default=None, help="folder that holds the data")
+    parser.add_argument("--labelled", help="number of labelled scans, for data of yours", **number)
+    parser.add_argument("--validation", help="number of validation scans", **number)
+    parser.add_argument("--test", help="number of test scans", **number)
+    if arguments is None:
+        arguments = [] if "ipykernel" in sys.modules else sys.argv[1:]
+    given = vars(parser.parse_args(arguments))
+    if (given["data_dir"] is None) == (given["data"] == "brats"):
+        if given["data"] == "brats":
+            parser.error("--data brats needs --data-dir: the folder that holds the patients")
+    elif given["data"] == "simulated":
+        parser.error("simulated scans are made, not read: add --data for a --data-dir")
+    settings = TIERS[given.pop("tier")](DATA[given.pop("data")])
+    for part in ("labelled", "validation", "test"):
+        given[f"num_{part}"] = given.pop(part)
+    return replace(settings, **{name: value for name, value in given.items() if value is not None})
