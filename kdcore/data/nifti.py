@@ -58,14 +58,15 @@ def read_case(
 
 
 def save_mask(path: str | Path, mask: np.ndarray, case: Case) -> Path:
-    """Write a `(D, H, W)` label map on the grid of `case` as NIfTI."""
+    """Write a `(D, H, W)` label map on the grid of `case` as NIfTI; unknown voxels as of 1 mm."""
     import nibabel
 
     if mask.shape != case.image.shape[:3]:
         raise ValueError(
             f"{case.case_id}: mask of shape {mask.shape}, case of {case.image.shape[:3]}."
         )
-    affine = np.diag([*case.spacing_mm, 1.0]) if case.affine is None else case.affine
+    spacing = case.spacing_mm if case.has_spacing else (1.0, 1.0, 1.0)
+    affine = np.diag([*spacing, 1.0]) if case.affine is None else case.affine
     nibabel.save(nibabel.Nifti1Image(mask.astype(np.uint8), affine), path)
     return Path(path)
 
