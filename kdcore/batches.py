@@ -1,5 +1,6 @@
 """Cases (+ soft targets) -> slices or patches -> augmented batches for `fit`."""
 
+import warnings
 from collections.abc import Sequence
 from functools import lru_cache
 from typing import Any
@@ -38,16 +39,25 @@ class Batches(keras.utils.PyDataset):
         augmentation: An `Augmentation`, or None.
         labelled_share: Share of each batch drawn from the labelled cases, if there are
             labelled and unlabelled ones. None draws all alike.
+        foreground_share: Share of the samples, labelled and unlabelled ones alike, that are drawn
+            to hold foreground: by the mask, or where there is none by the soft target's most
+            probable class. Of the labels in the slice (3-D: in the case) one is drawn, of its
+            voxels one, and the part taken holds it; augmentation may still move it out. The other
+            samples are drawn as without, so that more than this share holds foreground.
+            None or 0 looks for none. The share is exact over many batches, not in each.
         num_batches: Batches an epoch; None takes as many as one pass over the samples
             needs.
         shuffle: Draw in random order. Without it every sample comes once, in order, and
-            `labelled_share` does not matter.
+            neither share matters.
         seed: Of order and augmentation.
 
     Raises:
-        ValueError: If there are no cases, they differ in sequences, or an argument is
-            impossible.
+        ValueError: If there are no cases, they differ in sequences, an argument is
+            impossible, or foreground is asked for of a case with neither mask nor soft target.
         KeyError: If the soft targets lack a case.
+
+    Reference: `foreground_share` after nnU-Net, Isensee et al. 2021,
+    https://doi.org/10.1038/s41592-020-01008-z
     """
 
     def __init__(
@@ -60,12 +70,14 @@ class Batches(keras.utils.PyDataset):
         normalization: Normalization = "percentile",
         augmentation: Augmentation | None = None,
         labelled_share: float | None = None,
+        foreground_share: float | None = None,
         num_batches: int | None = None,
         shuffle: bool = True,
         seed: int = 0,
     ) -> None:
         super().__init__()
         _check(cases, shape, batch_size, labelled_share, num_batches)
+        _check_share("foreground_share", foreground_share)
         self.shape, self.batch_size = tuple(shape), batch_size
         self.augmentation, self.shuffle, self.seed = augmentation, shuffle, seed
         self.epoch = 0
@@ -91,7 +103,10 @@ class Batches(keras.utils.PyDataset):
             # Not one open file a case: the system allows only so many.
             self._open = lru_cache(_OPEN_FILES)(soft_targets.__getitem__)
         self._pools = self._make_pools(labelled_share)
-        self._orders: dict[tuple[int, int], np.ndarray] = {}
+        self._foreground_share = foreground_share or 0.0
+        self._counts = self._count_labels() if self._foreground_share and shuffle else []
+        self._showing = [self._with_foreground(samples) for samples, _ in self._pools]
+        self._orders: dict[tuple[int, ...], np.ndarray] = {}
         total = sum(len(samples) for samples, _ in self._pools)
         self._length = -(-total // batch_size) if num_batches is None else num_batches
 
@@ -119,9 +134,10 @@ class Batches(keras.utils.PyDataset):
         samples = self._samples(index)
         rng = np.random.default_rng([self.seed, self.epoch, index])
         x, mask, soft = self._empty(len(samples))
-        for row, (case, plane) in enumerate(samples):
+        for row, (case, plane, sought) in enumerate(samples):
             source = self._sources[case]
-            where = self._where(source.shape, plane, rng)
+            voxel = self._foreground_voxel(case, plane, rng) if sought else None
+            where = self._where(source.shape, plane, rng, voxel)
             _voxels(x[row])[:] = source.scale(source.image.take(where, axis=0))
             if source.mask is not None:
                 mask[row].flat = source.mask.take(where)
@@ -167,39 +183,115 @@ class Batches(keras.utils.PyDataset):
         pools = [(samples[labelled], count), (samples[~labelled], self.batch_size - count)]
         return [(pool, count) for pool, count in pools if count]
 
-    def _samples(self, index: int) -> np.ndarray:
+    def _samples(self, index: int) -> list[tuple[int, int, bool]]:
+        """(case, slice, whether its foreground is sought) of a batch."""
         if not self.shuffle:
             samples = self._pools[0][0]
             start = index % -(-len(samples) // self.batch_size) * self.batch_size
-            return samples[start : start + self.batch_size]
+            return [(*sample, False) for sample in samples[start : start + self.batch_size]]
         step = self.epoch * self._length + index
-        return np.concatenate(
-            [
-                [samples[self._position(pool, step * count + i)] for i in range(count)]
-                for pool, (samples, count) in enumerate(self._pools)
-            ]
-        )
+        return [
+            self._drawn(pool, step * count + i)
+            for pool, (_, count) in enumerate(self._pools)
+            for i in range(count)
+        ]
 
-    def _position(self, pool: int, draw: int) -> int:
-        """The draw-th sample of an endless series of shuffled passes over a pool."""
-        size = len(self._pools[pool][0])
-        key = (pool, draw // size)
+    def _drawn(self, pool: int, draw: int) -> tuple[int, int, bool]:
+        """The draw-th sample of a pool; of its first n, share · n are sought for foreground."""
+        samples, showing = self._pools[pool][0], self._showing[pool]
+        share = self._foreground_share if len(showing) else 0.0
+        before = int(share * draw)
+        sought = int(share * (draw + 1)) > before
+        if sought:
+            case, plane = showing[self._position((pool, 1), len(showing), before)]
+        else:
+            case, plane = samples[self._position((pool,), len(samples), draw - before)]
+        return case, plane, sought
+
+    def _position(self, stream: tuple[int, ...], size: int, draw: int) -> int:
+        """The draw-th place of an endless series of shuffled passes over a pool."""
+        key = (*stream, draw // size)
         if key not in self._orders:
-            order = np.random.default_rng([self.seed, *key]).permutation(size)
-            recent = {k: v for k, v in self._orders.items() if k[1] >= key[1] - 1}
-            self._orders = {**recent, key: order}
+            order = np.random.default_rng([self.seed, stream[0], key[-1], *stream[1:]])
+            recent = {
+                k: v for k, v in self._orders.items() if k[:-1] != stream or k[-1] >= key[-1] - 1
+            }
+            self._orders = {**recent, key: order.permutation(size)}
         return int(self._orders[key][draw % size])
 
-    def _where(self, size: Sequence[int], plane: int, rng: np.random.Generator) -> np.ndarray:
-        """Flat index of each voxel of a crop of a case, or of a slice of it.
+    def _count_labels(self) -> list[np.ndarray]:
+        """Of each case `(D, labels)`: voxels of every foreground label in every slice."""
+        counts = []
+        for case, source in enumerate(self._sources):
+            planes = [np.bincount(self._labels(case, plane)) for plane in range(source.shape[0])]
+            longest = max(map(len, planes))
+            counts.append(np.stack([np.pad(p, (0, longest - len(p))) for p in planes])[:, 1:])
+            source.forget()
+        return counts
+
+    def _with_foreground(self, samples: np.ndarray) -> np.ndarray:
+        """Those of a pool's samples that show some."""
+        if not self._counts:
+            return samples[:0]
+        flat = len(self.shape) == 2
+        found = [bool((self._counts[c][p] if flat else self._counts[c]).any()) for c, p in samples]
+        if not any(found):
+            warnings.warn(
+                f"foreground_share={self._foreground_share} does nothing for {len(found)} of the "
+                "samples, since none of them holds any label or, without a mask, is given any by "
+                "the soft targets. Has the teacher learned something?",
+                stacklevel=3,
+            )
+        return samples[found]
+
+    def _labels(self, case: int, plane: int) -> np.ndarray:
+        """`(H · W,)`, of the mask, or the soft target's most probable ones."""
+        source = self._sources[case]
+        if source.mask is not None:
+            area = source.shape[1] * source.shape[2]
+            return np.asarray(source.mask[plane * area : (plane + 1) * area])
+        if self._open is None:
+            raise ValueError(
+                f"foreground_share needs to know where it is, but {source.case_id} has neither a "
+                "mask nor a soft target. Pass soft_targets, or leave the share out."
+            )
+        stored = self._open(source.case_id)
+        labels = stored[plane].astype(np.float32).argmax(axis=-1).ravel()
+        forget(stored)
+        return labels
+
+    def _foreground_voxel(
+        self, case: int, plane: int, rng: np.random.Generator
+    ) -> tuple[int, int, int]:
+        """Index of a voxel of a label that is there; each label is as likely, if rare or not."""
+        counts = self._counts[case]
+        there = counts[plane] if len(self.shape) == 2 else counts.sum(axis=0)
+        label = rng.choice(np.flatnonzero(there))
+        if len(self.shape) == 3:
+            plane = int(rng.choice(len(counts), p=counts[:, label] / there[label]))
+        place = rng.choice(np.flatnonzero(self._labels(case, plane) == label + 1))
+        row, column = divmod(int(place), self._sources[case].shape[2])
+        return plane, row, column
+
+    def _where(
+        self,
+        size: Sequence[int],
+        plane: int,
+        rng: np.random.Generator,
+        voxel: Sequence[int] | None = None,
+    ) -> np.ndarray:
+        """Flat index of each voxel of a crop of a case, or of a slice of it; it holds `voxel`.
 
         Where it is smaller than the shape it is padded around the middle: border indices repeat.
         """
         rank = len(self.shape)
         where = np.array(plane if rank == 2 else 0)
-        for have, want in zip(size[-rank:], self.shape, strict=True):
-            spare = have - want
-            start = int(rng.integers(0, spare + 1)) if spare > 0 and self.shuffle else spare // 2
+        for axis, (have, want) in enumerate(zip(size[-rank:], self.shape, strict=True)):
+            spare, start = have - want, (have - want) // 2
+            if spare > 0 and self.shuffle:
+                at = None if voxel is None else voxel[axis - rank]
+                low, high = (0, spare) if at is None else (max(0, at - want + 1), min(spare, at))
+                start = int(rng.integers(low, high + 1))
             line = np.clip(np.arange(start, start + want), 0, have - 1)
             where = where[..., None] * have + line
         return where.ravel()
@@ -259,8 +351,12 @@ def _check(
         )
     if batch_size < 1:
         raise ValueError(f"batch_size must be ≥ 1. Received: {batch_size}.")
-    if share is not None and not 0 <= share <= 1:
-        raise ValueError(f"labelled_share must lie in [0, 1]. Received: {share}.")
+    _check_share("labelled_share", share)
     sequences = {case.sequences for case in cases}
     if len(sequences) > 1:
         raise ValueError(f"The cases have different sequences: {sorted(sequences)}.")
+
+
+def _check_share(name: str, share: float | None) -> None:
+    if share is not None and not 0 <= share <= 1:
+        raise ValueError(f"{name} must lie in [0, 1]. Received: {share}.")

@@ -81,6 +81,23 @@ def write_brats(folder: Path, cases=None) -> Path:
     return folder
 
 
+def acdc_volume(seed=0, shape=(3, 5, 4)):
+    """(image, mask) with ACDC's labels, slices first; each voxel of another value."""
+    rng = np.random.default_rng(seed)
+    return rng.permutation(60).reshape(shape).astype(np.float32), rng.integers(0, 4, shape)
+
+
+def write_h5(path: Path, image, label, **more) -> Path:
+    """A pre-processed volume of ACDC."""
+    import h5py
+
+    path.parent.mkdir(parents=True, exist_ok=True)
+    with h5py.File(path, "w") as file:
+        for key, array in {"image": image, "label": label, **more}.items():
+            file.create_dataset(key, data=array, compression="gzip")
+    return path
+
+
 @pytest.fixture(scope="session")
 def cases():
     return [make_case(index) for index in range(6)]

@@ -243,6 +243,131 @@ def test_soft_targets_of_another_image_are_refused(soft_targets):
         Batches([self_describing(0)], SHAPE, soft_targets=opened)
 
 
+# --- a share that holds foreground -----------------------------------------------------------
+
+
+def spots(index, shape=(8, 20, 20), labelled=True, labels=((2, 5, 7, 1), (6, 15, 3, 2))):
+    """A case whose image numbers its voxels, empty but for single voxels (d, h, w, label)."""
+    mask = np.zeros(shape, np.uint8)
+    for *voxel, label in labels:
+        mask[tuple(voxel)] = label
+    image = np.arange(mask.size, dtype=np.float32).reshape(*shape, 1) + index * mask.size
+    return kdcore.Case(f"spots_{index}", image, mask if labelled else None, (1, 1, 1))
+
+
+def test_without_a_share_batches_are_as_ever():
+    """Slices drawn from one shuffled pass a pool after another, written down again."""
+    cases = [spots(0), spots(1, labelled=False)]
+    for share in (None, 0, 0.0):
+        batches = Batches(
+            cases, (20, 20), 4, normalization=None, labelled_share=0.5, foreground_share=share,
+            num_batches=8, seed=5,
+        )  # fmt: skip
+        seen = np.stack([batches[i][0][:, 0, 0, 0] // 400 for i in range(8)])
+        for pool in (0, 1):
+            passes = [np.random.default_rng([5, pool, n]).permutation(8) for n in (0, 1)]
+            expected = np.concatenate(passes) + 8 * pool
+            np.testing.assert_array_equal(seen[:, 2 * pool : 2 * pool + 2].ravel(), expected)
+
+
+@pytest.mark.parametrize("shape", [(20, 20), (6, 6), (3, 6, 6), (8, 20, 20), (12, 24, 24)])
+@pytest.mark.parametrize("share", [1.0, 0.5, 1 / 3])
+def test_the_share_holds_foreground(shape, share):
+    cases = [spots(0), spots(1, labels=()), spots(2, labels=((0, 0, 0, 1), (7, 19, 19, 3)))]
+    batches = Batches(cases, shape, 6, foreground_share=share, num_batches=20, normalization=None)
+    masks = np.concatenate([batches[i][1] for i in range(20)]).reshape(120, -1)
+    holds = (masks > 0).any(axis=1)
+    assert holds.sum() >= share * 120
+    if shape == (6, 6):  # a voxel of a crop of 36 out of 3200 is hardly ever met by chance
+        assert holds.sum() <= share * 120 + 12
+    if share == 1.0:  # each label as often as the other, wherever it is
+        found = [(masks == label).any(axis=1).sum() for label in (1, 2, 3)]
+        assert min(found) > 15
+
+
+def test_the_part_that_is_taken_lies_anywhere_around_its_voxel():
+    batches = Batches(
+        [spots(0, labels=((4, 9, 1, 1),))], (4, 6, 6), 50, foreground_share=1.0,
+        num_batches=8, normalization=None,
+    )  # fmt: skip
+    for index in range(8):
+        x, mask = batches[index]
+        place = np.argwhere(mask == 1)
+        assert len(place) == 50
+        corner = x[:, 0, 0, 0, 0].astype(int)
+        assert set(corner // 400) == {1, 2, 3, 4} and set(corner // 20 % 20) == set(range(4, 10))
+        assert set(corner % 20) == {0, 1}  # the border is not crossed
+
+
+def test_a_rare_label_is_sought_as_often_as_a_frequent_one():
+    case = spots(0, labels=[(d, h, w, 1) for d in range(8) for h in range(9) for w in range(20)])
+    case.mask.flags.writeable = True
+    case.mask[3, 18, 18] = 2
+    for shape, least in (((4, 4), 3), ((2, 4, 4), 40)):
+        batches = Batches([case], shape, 100, foreground_share=1.0, normalization=None)
+        assert (batches[0][1] == 2).reshape(100, -1).any(axis=1).sum() >= least
+
+
+@pytest.mark.parametrize("shape", [(8, 8), (4, 8, 8)])
+def test_where_there_is_no_mask_the_teachers_map_says_it(tmp_path, shape):
+    """The teacher sees label 2 where the case has none, and nothing where it has one."""
+    cases = [spots(0), spots(1, labelled=False, labels=()), spots(2, labelled=False, labels=())]
+
+    def teacher(case):
+        answer = np.full((*case.image.shape[:3], 3), (0.9, 0.05, 0.05))
+        if case.case_id == "spots_1":
+            answer[5, 11, 2] = 0.2, 0.1, 0.7
+        return answer
+
+    soft = kdcore.SoftTargets.write(teacher, cases, tmp_path / "soft", normalization=None)
+    batches = Batches(
+        cases, shape, 8, soft_targets=soft, labelled_share=0.25, foreground_share=0.5,
+        num_batches=10, normalization=None,
+    )  # fmt: skip
+    by_mask, by_teacher = 0, 0
+    for index in range(10):
+        _, y = batches[index]
+        unlabelled = (y["mask"] == IGNORE).reshape(8, -1).all(axis=1)
+        assert unlabelled.tolist() == [False] * 2 + [True] * 6
+        by_mask += (y["mask"][:2] > 0).reshape(2, -1).any(axis=1).sum()
+        by_teacher += (y["soft_targets"][2:].argmax(-1) == 2).reshape(6, -1).any(axis=1).sum()
+    assert 10 <= by_mask <= 16 and 30 <= by_teacher <= 50  # of 20 and 60
+
+
+def test_with_a_share_a_batch_still_depends_on_seed_epoch_and_index_alone():
+    def make(epoch=0):
+        batches = Batches(
+            [make_case(0)],
+            (12, 10), 4, augmentation=kdcore.Augmentation(), foreground_share=0.4,
+            num_batches=9, normalization=None,
+        )  # fmt: skip
+        batches.epoch = epoch
+        return batches
+
+    used = make()
+    for index in (5, 3, 1):
+        used[index]
+    used.on_epoch_end()
+    np.testing.assert_array_equal(used[2][0], make(epoch=1)[2][0])
+
+
+def test_in_order_no_share_is_sought():
+    batches = [
+        Batches([spots(0)], (20, 20), 4, shuffle=False, foreground_share=share)[1][0]
+        for share in (None, 1.0)
+    ]
+    np.testing.assert_array_equal(*batches)
+
+
+def test_foreground_needs_to_be_known_and_to_be_there():
+    with pytest.raises(ValueError, match="spots_1 has neither a mask nor a soft target"):
+        Batches([spots(0), spots(1, labelled=False)], SHAPE, foreground_share=0.5)
+    with pytest.warns(UserWarning, match="foreground_share=0.5 does nothing for 8 of the samples"):
+        batches = Batches([spots(0, labels=())], SHAPE, 4, foreground_share=0.5)
+    x = Batches([spots(0, labels=())], SHAPE, 4)[1][0]
+    np.testing.assert_array_equal(batches[1][0], x)
+
+
 @pytest.mark.parametrize(
     ("arguments", "message"),
     [
@@ -250,6 +375,7 @@ def test_soft_targets_of_another_image_are_refused(soft_targets):
         ({"shape": (4,)}, "shape must be"),
         ({"batch_size": 0}, "batch_size"),
         ({"labelled_share": 2}, "labelled_share"),
+        ({"foreground_share": -0.1}, "foreground_share must lie in"),
         ({"num_batches": 0}, "num_batches"),
         (
             {"cases": [make_case(0), make_case(1, labelled=False)], "labelled_share": 0.01},

@@ -41,6 +41,14 @@ def test_spacing_in_mm_and_array_order(tmp_path):
     assert kdcore.read_case(path).spacing_mm == (0.5, 1.0, 3.0)
 
 
+def test_a_size_that_is_not_known_is_said_so():
+    case = kdcore.Case("a", IMAGE[..., None], None, kdcore.data.cases.UNKNOWN_SPACING)
+    assert not case.has_spacing and kdcore.Case("a", IMAGE[..., None], None, (1, 1, 1)).has_spacing
+    for spacing in ((np.nan, 1, 1), (np.nan,) * 2, (0, 1, 1), (np.inf,) * 3, ()):
+        with pytest.raises(ValueError, match="3 sizes > 0 mm, or UNKNOWN_SPACING. Received"):
+            kdcore.Case("a", IMAGE[..., None], None, spacing)
+
+
 def test_scaled_integers_are_scaled(tmp_path):
     import nibabel
 

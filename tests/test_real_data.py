@@ -1,10 +1,17 @@
 """On the real volumes, where KDCORE_DATA says they are."""
 
+import os
+import re
+from collections import Counter
+from pathlib import Path
+
 import keras
 import numpy as np
 import pytest
 
 import kdcore
+from kdcore.data import lgg_site
+from kdcore.data.splits import PARTS
 
 
 @pytest.fixture(scope="module")
@@ -75,3 +82,83 @@ def test_exported_networks_say_the_same_of_real_slices(real, tmp_path, ending):
     expected = student.predict_on_batch(x)
     assert expected.std() > 0.1
     np.testing.assert_allclose(exported.predict_on_batch(x), expected, atol=1e-4)
+
+
+# --- ACDC and LGG ----------------------------------------------------------------------------
+
+
+def folder_with(name):
+    """A folder of KDCORE_DATA, or the test is skipped and says why."""
+    place = os.environ.get("KDCORE_DATA")
+    if not place or not (Path(place) / name).is_dir():
+        pytest.skip(f"KDCORE_DATA names no folder with {name}: the tests on it were skipped")
+    return Path(place)
+
+
+@pytest.fixture(scope="module")
+def acdc():
+    return kdcore.data.read_acdc(kdcore.data.acdc_folder(folder_with("ACDC")))
+
+
+def test_acdc_is_as_documented(acdc):
+    assert len(acdc) == 200
+    assert set(Counter(kdcore.data.acdc_patient(case) for case in acdc).values()) == {2}
+    shapes = np.array([case.mask.shape for case in acdc])
+    assert shapes[:, 0].sum() == 1902 and shapes[:, 0].min() == 6 and shapes[:, 0].max() == 18
+    assert np.median(shapes[:, 1]) == 256 and np.median(shapes[:, 2]) == 216
+    for case in acdc:
+        assert set(np.unique(case.mask)) == {0, 1, 2, 3} and not case.has_spacing
+        assert case.image.min() >= 0 and case.sequences == ("cine",)
+
+
+def test_the_earlier_frame_shows_the_larger_ventricle(acdc):
+    """So in all 100 patients it is end-diastole, although the HDF5 volumes do not say so."""
+    volumes = {case.case_id: int((case.mask == 3).sum()) for case in acdc}
+    ids = sorted(volumes)
+    assert all(volumes[a] > volumes[b] for a, b in zip(ids[::2], ids[1::2], strict=True))
+
+
+def test_acdcs_standard_split(acdc):
+    split = kdcore.data.acdc_split(acdc, 7)
+    parts = [split.take(acdc, part) for part in PARTS]
+    assert list(map(len, parts)) == [14, 126, 20, 40]
+    assert all(case.mask is None for case in parts[1])
+
+
+@pytest.fixture(scope="module")
+def lgg():
+    """Cases, and what was said while they were read."""
+    with pytest.warns(UserWarning) as caught:
+        cases = kdcore.data.read_lgg(folder_with("LGG"))
+    return cases, [str(warning.message) for warning in caught]
+
+
+def test_lgg_without_the_copies_of_flair(lgg):
+    cases, (message,) = lgg
+    assert message.startswith("2 of 77 patients are left out")
+    named = re.findall(r"(TCGA_\w+_\d{4})_\d{8} \(([^)]*)\)", message)
+    assert named == [("TCGA_DU_7013", "T1, T1c"), ("TCGA_FG_7634", "T1c")]
+    assert len(cases) == 75
+    assert sum(len(case.mask) for case in cases) == 2607
+    assert sum(int(case.mask.any(axis=(1, 2)).sum()) for case in cases) == 936
+    assert all(set(np.unique(case.mask)) == {0, 1} for case in cases)
+    assert Counter(map(lgg_site, cases)) == {
+        "DU": 30,
+        "HT": 24,
+        "CS": 12,
+        "FG": 8,
+        "EZ": 1,
+    }
+    split = kdcore.split_cases(cases, 10, 10, 20, stratify=lgg_site)
+    sites = Counter(map(lgg_site, split.take(cases, "test")))
+    for site, exact in {"DU": 8, "HT": 6.4, "CS": 3.2, "FG": 2.1}.items():
+        assert abs(sites[site] - exact) <= 1
+
+
+def test_a_share_of_foreground_on_lgg(lgg):
+    shares = []
+    for share in (None, 0.5):
+        batches = kdcore.Batches(lgg[0][:12], (128, 128), 16, foreground_share=share, seed=1)
+        holds = [(batches[i][1] > 0).any(axis=(1, 2)).mean() for i in range(len(batches))]
+        shares.append(np.mean(holds))
+    assert shares[0] < 0.45 and shares[1] > shares[0] + 0.2

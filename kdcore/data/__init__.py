@@ -1,9 +1,11 @@
 """Scans: read, split, brought to another grid, downloaded or simulated. Needs no Keras."""
 
+from kdcore.data.acdc import acdc_info, acdc_patient, acdc_split, read_acdc
 from kdcore.data.brats import read_brats
 from kdcore.data.cases import Case
-from kdcore.data.download import hippocampus_folder
+from kdcore.data.download import acdc_folder, hippocampus_folder
 from kdcore.data.grid import orientation, reorient, resample
+from kdcore.data.lgg import lgg_site, read_lgg
 from kdcore.data.msd import label_names, read_msd
 from kdcore.data.nifti import read_case, save_mask
 from kdcore.data.nnunet import NNUNetProbabilities
@@ -16,11 +18,18 @@ __all__ = [
     "NNUNetProbabilities",
     "Simulation",
     "Split",
+    "acdc_folder",
+    "acdc_info",
+    "acdc_patient",
+    "acdc_split",
     "hippocampus_folder",
     "label_names",
+    "lgg_site",
     "orientation",
+    "read_acdc",
     "read_brats",
     "read_case",
+    "read_lgg",
     "read_msd",
     "reorient",
     "resample",

@@ -8,6 +8,9 @@ from typing import Any
 
 import numpy as np
 
+UNKNOWN_SPACING = (float("nan"),) * 3
+"""`Case.spacing_mm` of a scan whose file does not say how large its voxels are."""
+
 
 @dataclass(frozen=True, eq=False)
 class Case:
@@ -18,7 +21,8 @@ class Case:
         image: `(D, H, W, S)` float32, finite, in the file's axis order; a read-only
             `np.memmap` stays on disk.
         mask: `(D, H, W)` uint8 label map, on disk likewise, or None for a scan without labels.
-        spacing_mm: Voxel size along D, H and W, in millimetres.
+        spacing_mm: Voxel size along D, H and W, in millimetres; three NaN where a file does not
+            say it. Then there is Dice, and no distance in mm.
         sequences: Names of the S sequences ("T1", "FLAIR", ...).
         affine: `(4, 4)` voxel to scanner coordinates in mm, or None if unknown.
 
@@ -62,6 +66,11 @@ class Case:
                     f"{image.shape[:3]}. A mask needs one label for every voxel."
                 )
             object.__setattr__(self, "mask", _frozen(mask, np.uint8))
+
+    @property
+    def has_spacing(self) -> bool:
+        """Whether the voxels' size is known."""
+        return bool(np.isfinite(self.spacing_mm).all())
 
     def select(self, sequences: Sequence[str]) -> "Case":
         """The same scan with only these sequences, in this order."""
@@ -117,8 +126,12 @@ def _check_image(
             f"{case_id}: {bad} voxels are NaN or infinite. Repair the scan or leave it out."
         )
     forget(image)
-    if len(spacing) != 3 or not all(np.isfinite(s) and s > 0 for s in spacing):
-        raise ValueError(f"{case_id}: spacing_mm must be 3 sizes > 0 mm. Received: {spacing}.")
+    known = all(np.isfinite(size) and size > 0 for size in spacing)
+    if len(spacing) != 3 or not (known or np.isnan(spacing).all()):
+        raise ValueError(
+            f"{case_id}: spacing_mm must be 3 sizes > 0 mm, or UNKNOWN_SPACING. "
+            f"Received: {spacing}."
+        )
 
 
 def integer_mask(mask: np.ndarray, name: str | Path) -> np.ndarray:

@@ -1,16 +1,27 @@
 """Where the public data are: a folder of yours, the cache, or a checked download."""
 
 import os
-import shutil
-import tarfile
 import tempfile
+from collections.abc import Callable
 from pathlib import Path
+from typing import Any
+
+from tqdm import tqdm
 
 from kdcore._files import lock
+from kdcore.data.acdc import holds_acdc
 
 HIPPOCAMPUS = "Task04_Hippocampus"
 HIPPOCAMPUS_URL = f"https://msd-for-monai.s3-us-west-2.amazonaws.com/{HIPPOCAMPUS}.tar"
 HIPPOCAMPUS_MD5 = "9d24dba78a72977dbd1d2e110310f31b"
+ACDC = "ACDC"
+ACDC_COMMIT = "a594da8d99a42860bf1dad7cea02bd168e3683b1"
+ACDC_URL = (
+    f"https://raw.githubusercontent.com/HiLab-git/WSL4MIS/{ACDC_COMMIT}"
+    "/data/ACDC/ACDC_training_volumes"
+)
+ACDC_SHA256 = Path(__file__).with_name("acdc-sha256.txt")
+"""Digest and name of each of the 200 files of that commit."""
 DATA_VARIABLE = "KDCORE_DATA"
 SECURE = "https://"
 
@@ -28,23 +39,57 @@ def hippocampus_folder(data_dir: str | Path | None = None) -> Path:
     Raises:
         FileNotFoundError: If `data_dir` or `KDCORE_DATA` is set but holds no such data.
         ConnectionError: If it has to be downloaded and cannot be; names the ways out.
-        ValueError: If the archive is not the official one, or unsafe to unpack.
+        ValueError: If the archive is not the official one.
 
     Reference: Simpson et al. 2019, https://arxiv.org/abs/1902.09063 (CC BY-SA 4.0)
     """
-    for name, folder in (
-        ("data_dir", data_dir),
-        (DATA_VARIABLE, os.environ.get(DATA_VARIABLE)),
-    ):
-        if folder:
-            return _local(name, Path(folder).expanduser())
+    found = _local(data_dir, HIPPOCAMPUS, _holds_hippocampus, "a dataset.json")
+    if found:
+        return found
     cached = cache_folder() / HIPPOCAMPUS
     if not cached.is_dir():
         with lock(cached):
             if not cached.is_dir():  # another process may have put it there
-                archive = download(HIPPOCAMPUS_URL, f"md5:{HIPPOCAMPUS_MD5}", cache_folder())
-                extract(archive, cache_folder(), HIPPOCAMPUS)
-                archive.unlink()
+                _unpack(HIPPOCAMPUS_URL, f"md5:{HIPPOCAMPUS_MD5}", cached)
+    return cached
+
+
+def acdc_folder(data_dir: str | Path | None = None) -> Path:
+    """ACDC, found or downloaded: 100 hearts in cine-MRI at two times.
+
+    Looked for in this order: `data_dir`; the environment variable `KDCORE_DATA`; the
+    user's cache, where of the 200 pre-processed HDF5 volumes (118 MB, without the size of voxels)
+    those are fetched that are not there or not whole, each checked by its SHA-256. After an
+    interrupt it goes on. The first two name the folder itself, in either layout that
+    `read_acdc` knows, or its parent.
+
+    Licence of the data: CC BY-NC-SA 4.0. Whoever uses them cites Bernard et al. 2018.
+
+    Returns:
+        A folder for `read_acdc`.
+
+    Raises:
+        FileNotFoundError: If `data_dir` or `KDCORE_DATA` is set but holds no such data.
+        ConnectionError: If it has to be downloaded and cannot be; names the ways out.
+        ValueError: If a file is not that of the pinned commit.
+
+    Reference: Bernard et al. 2018, https://doi.org/10.1109/TMI.2018.2837502; volumes by
+    https://github.com/HiLab-git/WSL4MIS
+    """
+    found = _local(data_dir, ACDC, holds_acdc, "patient001/ or patient001_frame01.h5 and so on")
+    if found:
+        return found
+    cached = cache_folder() / ACDC
+    files = [line.split() for line in ACDC_SHA256.read_text(encoding="utf-8").splitlines()]
+    with lock(cached):
+        if not cached.is_dir():
+            tqdm.write(
+                "Fetching ACDC (118 MB, CC BY-NC-SA 4.0). Cite Bernard et al. 2018, "
+                "https://doi.org/10.1109/TMI.2018.2837502."
+            )
+        # Only what takes a while shows its progress.
+        for digest, name in tqdm(files, "fetching ACDC", unit="file", delay=2):
+            download(f"{ACDC_URL}/{name}", f"sha256:{digest}", cached, what=ACDC)
     return cached
 
 
@@ -55,11 +100,27 @@ def cache_folder() -> Path:
     return Path(os.environ.get("KDCORE_CACHE") or pooch.os_cache("kdcore"))
 
 
-def download(url: str, digest: str, folder: Path) -> Path:
-    """Fetch a file with a progress bar; it is put in place only if its digest is right.
+def download(
+    url: str,
+    digest: str,
+    folder: Path,
+    *,
+    what: str,
+    processor: Any = None,
+    progress: bool = False,
+) -> Path:
+    """Fetch a file; it is put in place, and processed, only if its digest is right.
 
-    Over https alone and without following redirects. A broken transfer is started again, three
-    times at most.
+    One that is there and right is not fetched again. Over https alone and without following
+    redirects. A broken transfer is started again, three times at most.
+
+    Args:
+        url: Of the file, which keeps its name.
+        digest: `sha256:…` or `md5:…`.
+        folder: Where it is put.
+        what: Folder of data that it belongs to, for the message of an error.
+        processor: Of pooch, such as `pooch.Untar()`.
+        progress: Whether a bar shows the bytes.
     """
     import pooch
     from requests.exceptions import RequestException
@@ -72,57 +133,45 @@ def download(url: str, digest: str, folder: Path) -> Path:
     )
     pooch.get_logger().setLevel("WARNING")
     try:
-        fetcher = pooch.HTTPDownloader(progressbar=True, allow_redirects=False)
-        return Path(store.fetch(name, downloader=fetcher))
+        fetcher = pooch.HTTPDownloader(progressbar=progress, allow_redirects=False)
+        store.fetch(name, processor=processor, downloader=fetcher)
+        return folder / name
     except (RequestException, ConnectionError, TimeoutError) as error:
         raise ConnectionError(
             f"{url} could not be downloaded ({type(error).__name__}). Without a network: "
-            f"pass --data-dir with a folder that holds {name.removesuffix('.tar')}, or set "
-            f"{DATA_VARIABLE} to it, or put the extracted folder into {folder}."
+            f"pass --data-dir with a folder that holds {what}, or set {DATA_VARIABLE} to it, or "
+            f"put the extracted folder {what} into {cache_folder()}."
         ) from error
 
 
-def extract(archive: Path, folder: Path, top: str) -> Path:
-    """Unpack `top` from a tar archive into `folder`: all of it or nothing.
+def _unpack(url: str, digest: str, target: Path) -> None:
+    """Fetch a tar archive and put the folder `target.name` from it in place, whole."""
+    import pooch
 
-    Raises:
-        ValueError: If the archive is damaged, holds links or devices, or a name that
-            leads out of `top`.
-    """
-    folder.mkdir(parents=True, exist_ok=True)
-    temporary = Path(tempfile.mkdtemp(dir=folder, prefix=".part-"))
-    try:
-        with tarfile.open(archive, "r:") as tar:  # not packed, so it grows no further
-            members = tar.getmembers()
-            for member in members:
-                _check_member(member, archive, top)
-            tar.extractall(temporary, members=members, filter="data")
-        if not (temporary / top).is_dir():
-            raise ValueError(f"{archive} does not hold the folder {top}.")
-        os.replace(temporary / top, folder / top)
-    except (tarfile.TarError, EOFError) as error:
-        raise ValueError(f"{archive} cannot be unpacked: {error}. Delete it.") from error
-    finally:
-        shutil.rmtree(temporary, ignore_errors=True)
-    return folder / top
+    target.parent.mkdir(parents=True, exist_ok=True)
+    with tempfile.TemporaryDirectory(dir=target.parent, prefix=".part-") as part:
+        untar = pooch.Untar(extract_dir="unpacked")
+        download(url, digest, Path(part), what=target.name, processor=untar, progress=True)
+        os.replace(Path(part) / "unpacked" / target.name, target)
 
 
-def _check_member(member: tarfile.TarInfo, archive: Path, top: str) -> None:
-    parts = Path(member.name).parts
-    if not (member.isfile() or member.isdir()) or member.issparse():
-        raise ValueError(f"{archive} holds {member.name}, a link or device. Nothing was unpacked.")
-    inside = parts[:1] == (top,) or (len(parts) == 1 and parts[0].startswith("._"))
-    if not inside or ".." in parts or Path(member.name).is_absolute():
-        raise ValueError(
-            f"{archive} holds {member.name}, which leads out of {top}. Nothing was unpacked."
+def _local(
+    data_dir: str | Path | None, name: str, holds: Callable[[Path], bool], expected: str
+) -> Path | None:
+    """The folder that the caller or the environment names, or None where neither does."""
+    for source, given in (("data_dir", data_dir), (DATA_VARIABLE, os.environ.get(DATA_VARIABLE))):
+        if not given:
+            continue
+        folder = Path(given).expanduser()
+        for candidate in (folder / name, folder):
+            if candidate.is_dir() and holds(candidate):
+                return candidate
+        raise FileNotFoundError(
+            f"{source} is {folder}, but neither it nor {folder / name} holds {expected}. "
+            f"Expected the folder {name}."
         )
+    return None
 
 
-def _local(name: str, folder: Path) -> Path:
-    for candidate in (folder, folder / HIPPOCAMPUS):
-        if (candidate / "dataset.json").is_file():
-            return candidate
-    raise FileNotFoundError(
-        f"{name} is {folder}, but neither it nor {folder / HIPPOCAMPUS} holds a dataset.json. "
-        f"Expected the Decathlon's folder {HIPPOCAMPUS}."
-    )
+def _holds_hippocampus(folder: Path) -> bool:
+    return (folder / "dataset.json").is_file()

@@ -32,10 +32,15 @@ def resample(case: Case, spacing_mm: float) -> Case:
 
     Raises:
         ValueError: If `spacing_mm` is not a positive number, or so small that nothing could
-            hold the result.
+            hold the result, or the case does not know its own.
     """
     if not (np.isfinite(spacing_mm) and spacing_mm > 0):
         raise ValueError(f"spacing_mm must be one size > 0 mm. Received: {spacing_mm}.")
+    if not case.has_spacing:
+        raise ValueError(
+            f"{case.case_id}: the size of its voxels is not known, so it cannot be resampled. Set "
+            "it: dataclasses.replace(case, spacing_mm=(D, H, W))."
+        )
     old = np.array(case.image.shape[:3])
     factor = spacing_mm / np.array(case.spacing_mm)  # old voxels in a new one
     size = np.maximum(np.rint(old / factor), 1)

@@ -58,14 +58,15 @@ def read_case(
 
 
 def save_mask(path: str | Path, mask: np.ndarray, case: Case) -> Path:
-    """Write a `(D, H, W)` label map on the grid of `case` as NIfTI."""
+    """Write a `(D, H, W)` label map on the grid of `case` as NIfTI; unknown voxels as of 1 mm."""
     import nibabel
 
     if mask.shape != case.image.shape[:3]:
         raise ValueError(
             f"{case.case_id}: mask of shape {mask.shape}, case of {case.image.shape[:3]}."
         )
-    affine = np.diag([*case.spacing_mm, 1.0]) if case.affine is None else case.affine
+    spacing = case.spacing_mm if case.has_spacing else (1.0, 1.0, 1.0)
+    affine = np.diag([*spacing, 1.0]) if case.affine is None else case.affine
     nibabel.save(nibabel.Nifti1Image(mask.astype(np.uint8), affine), path)
     return Path(path)
 
@@ -127,8 +128,14 @@ def _read_mask(
     return mask
 
 
-def read_nifti(path: str | Path) -> tuple[np.ndarray, tuple[float, ...], np.ndarray]:
-    """Voxels (scaled as the header says), spacing in mm and affine of a NIfTI file."""
+def read_nifti(
+    path: str | Path, *, directions_only: bool = False
+) -> tuple[np.ndarray, tuple[float, ...], np.ndarray]:
+    """Voxels (scaled as the header says), spacing in mm and affine of a NIfTI file.
+
+    With `directions_only`, an affine whose axes all measure 1 mm is taken for directions without
+    sizes, and gets the header's. Otherwise it and a header of other sizes contradict each other.
+    """
     import nibabel
 
     path = Path(path)
@@ -151,6 +158,9 @@ def read_nifti(path: str | Path) -> tuple[np.ndarray, tuple[float, ...], np.ndar
     if voxels.dtype.kind not in "iuf":
         raise ValueError(f"{path} holds {voxels.dtype} values; expected numbers.")
     sides = np.linalg.norm(affine[:3, : len(spacing)], axis=0)
+    if directions_only and np.allclose(sides, 1, rtol=1e-3) and len(spacing) == 3:
+        affine[:3, :3] *= spacing
+        sides = np.array(spacing)
     if not (np.isfinite(affine).all() and np.allclose(sides, spacing, rtol=1e-3)):
         raise ValueError(
             f"{path} contradicts itself: voxels of {np.round(sides, 4).tolist()} mm by its affine, "

@@ -1,8 +1,9 @@
 """Which case is used for what: by case, never by slice, written down and checked."""
 
-from collections.abc import Iterable, Sequence
+from collections.abc import Callable, Hashable, Iterable, Mapping, Sequence
 from dataclasses import asdict, dataclass, replace
 from pathlib import Path
+from typing import Any
 
 import numpy as np
 
@@ -10,6 +11,9 @@ from kdcore._files import read_json, write_json
 from kdcore.data.cases import Case
 
 PARTS = ("labelled", "unlabelled", "validation", "test")
+
+Rule = Mapping[str, Hashable] | Callable[[Any], Hashable]
+"""Of each case something: by its id, or what a function says of the case (or id) passed."""
 
 
 class LeakageError(ValueError):
@@ -48,13 +52,13 @@ class Split:
     def take(self, cases: Iterable[Case], part: str) -> list[Case]:
         """The cases of one part, in its order; unlabelled ones without their masks."""
         by_id = {case.case_id: case for case in cases}
-        missing = [i for i in self._ids(part) if i not in by_id]
+        missing = [i for i in self._part(part) if i not in by_id]
         if missing:
             raise ValueError(
                 f"{len(missing)} {part} cases of the split are not in the data, among them "
                 f"{missing[0]}. Was the split made for other data?"
             )
-        chosen = [by_id[case_id] for case_id in self._ids(part)]
+        chosen = [by_id[case_id] for case_id in self._part(part)]
         if part == "unlabelled":
             return [replace(case, mask=None) for case in chosen]
         return chosen
@@ -83,7 +87,7 @@ class Split:
         except (KeyError, TypeError, LeakageError) as error:
             raise ValueError(f"{path} is no split: {error!r} is missing or wrong.") from error
 
-    def _ids(self, part: str) -> tuple[str, ...]:
+    def _part(self, part: str) -> tuple[str, ...]:
         if part not in PARTS:
             raise ValueError(f"part must be one of {PARTS}. Received: {part!r}.")
         ids: tuple[str, ...] = getattr(self, part)
@@ -98,57 +102,133 @@ def split_cases(
     seed: int = 0,
     fold: int = 0,
     labelled_seed: int = 0,
+    *,
+    groups: Rule | None = None,
+    stratify: Rule | None = None,
 ) -> Split:
     """Draw validation and test cases, then labelled ones; the rest is unlabelled.
 
     Args:
         case_ids: Ids or cases; their order does not matter. Cases without a mask can only be
             unlabelled; of an id the split does not know whether it has one.
-        num_labelled: Number of training cases whose masks are used.
+        num_labelled: Number of training cases whose masks are used; of groups, if there are
+            `groups`, as the two numbers below.
         num_validation: Number of validation cases.
         num_test: Number of test cases.
         seed: Same seed and ids, same split.
         fold: Of a cross-validation: the test cases of different folds are different ones.
         labelled_seed: Another number draws other labelled cases among the training cases, and
             leaves validation and test as they are: for the seeds of one study.
+        groups: Whose scan a case is: `{case id: patient}`, or a function of what `case_ids` holds.
+            All cases of a patient come to one part; if one of them lacks a mask, to the unlabelled.
+        stratify: A property, likewise, that each part shall hold in about the same share: the
+            site, or whether there is a tumour. Numbers are as exact as whole cases allow. The
+            cases of a group must agree on it.
 
     Raises:
-        ValueError: If there are fewer cases than asked for, or an id comes twice.
+        ValueError: If there are fewer cases (or groups) than asked for, an id comes twice,
+            a mapping lacks one, or a group has two properties.
+
+    Example:
+        >>> ids = ["p1_left", "p1_right", "p2_left", "p2_right", "p3_left", "p3_right"]
+        >>> split = split_cases(ids, 1, 1, 1, groups=lambda case_id: case_id[:2])
+        >>> split.labelled, split.validation, split.test
+        (('p2_left', 'p2_right'), ('p1_left', 'p1_right'), ('p3_left', 'p3_right'))
     """
     given = list(case_ids)
-    ids = [c.case_id if isinstance(c, Case) else c for c in given]
-    maskless = [c.case_id for c in given if isinstance(c, Case) and c.mask is None]
+    ids = [_id(item) for item in given]
     if len(set(ids)) != len(ids):
         raise ValueError("Case ids must be unique; at least one comes twice.")
     if min(num_labelled, num_validation, num_test) < 0:
         raise ValueError("The numbers of cases must not be negative.")
+    units = _units(given, groups)
+    maskless = [name for name, items in units.items() if any(map(_lacks_mask, items))]
+    names = sorted(set(units) - set(maskless))
+    kind = "cases" if groups is None else "groups"
     needed = num_labelled + num_validation + num_test
-    ids = sorted(set(ids) - set(maskless))
-    if needed > len(ids):
+    if needed > len(names):
         raise ValueError(
             f"{num_labelled} labelled + {num_validation} validation + {num_test} test = "
-            f"{needed} cases are asked for, but there are {len(ids)}"
+            f"{needed} {kind} are asked for, but there are {len(names)}"
             + (f" with a mask, and {len(maskless)} without." if maskless else ".")
         )
-    if not 0 <= fold * num_test <= len(ids) - num_test:
+    if not 0 <= fold * num_test <= len(names) - num_test:
         raise ValueError(
-            f"fold must be ≥ 0, and {len(ids)} cases hold only {len(ids) // max(1, num_test)} "
-            f"folds of {num_test} test cases. Received: fold={fold}."
+            f"fold must be ≥ 0, and {len(names)} {kind} hold only {len(names) // max(1, num_test)} "
+            f"folds of {num_test} test {kind}. Received: fold={fold}."
         )
-    order = np.random.default_rng([seed, 0]).permutation(ids).tolist()
+    order = _drawn([seed, 0], units, names, stratify)
     order = order[fold * num_test :] + order[: fold * num_test]
     held_out = num_validation + num_test
     training = order[held_out:]
     if labelled_seed:
-        training = np.random.default_rng([labelled_seed, 1]).permutation(sorted(training)).tolist()
+        training = _drawn([labelled_seed, 1], units, sorted(training), stratify)
     return Split(
-        labelled=_sorted(training[:num_labelled]),
-        unlabelled=_sorted([*training[num_labelled:], *maskless]),
-        validation=_sorted(order[num_test:held_out]),
-        test=_sorted(order[:num_test]),
+        labelled=_ids(units, training[:num_labelled]),
+        unlabelled=_ids(units, [*training[num_labelled:], *maskless]),
+        validation=_ids(units, order[num_test:held_out]),
+        test=_ids(units, order[:num_test]),
         seed=labelled_seed or seed,
     )
 
 
-def _sorted(ids: Iterable[str]) -> tuple[str, ...]:
-    return tuple(sorted(ids))
+def _units(items: Iterable[str | Case], groups: Rule | None) -> dict[str, list[str | Case]]:
+    """What is drawn as a whole, by name: the cases of a group, or each alone."""
+    units: dict[str, list[str | Case]] = {}
+    for item in items:
+        name = _id(item) if groups is None else str(_said(groups, item, "groups"))
+        units.setdefault(name, []).append(item)
+    return units
+
+
+def _drawn(
+    key: Sequence[int],
+    units: Mapping[str, Sequence[str | Case]],
+    names: Sequence[str],
+    stratify: Rule | None,
+) -> list[str]:
+    """The names in random order; with strata so that any run of it holds each in its share."""
+    rng = np.random.default_rng(key)
+    order: list[str] = rng.permutation(names).tolist()
+    if stratify is None:
+        return order
+    strata: dict[Hashable, list[str]] = {}
+    for name in order:
+        strata.setdefault(_stratum(name, units[name], stratify), []).append(name)
+    # Each stratum's members lie evenly on a line from 0 to 1, and are met on the way along it.
+    place: dict[str, float] = {}
+    for members in strata.values():
+        start = rng.random()
+        place |= {name: (i + start) / len(members) for i, name in enumerate(members)}
+    return sorted(order, key=lambda name: place[name])
+
+
+def _stratum(name: str, items: Sequence[str | Case], stratify: Rule) -> Hashable:
+    found = {_said(stratify, item, "stratify") for item in items}
+    if len(found) > 1:
+        raise ValueError(
+            f"The cases of {name} differ in what to stratify by: {sorted(map(str, found))}. Give "
+            "one value for a group."
+        )
+    return found.pop()
+
+
+def _said(rule: Rule, item: str | Case, argument: str) -> Hashable:
+    if not isinstance(rule, Mapping):
+        return rule(item)
+    if _id(item) not in rule:
+        raise ValueError(f"{argument} says nothing of {_id(item)}. Give a value for every case.")
+    return rule[_id(item)]
+
+
+def _id(item: str | Case) -> str:
+    return item.case_id if isinstance(item, Case) else item
+
+
+def _lacks_mask(item: str | Case) -> bool:
+    return isinstance(item, Case) and item.mask is None
+
+
+def _ids(units: Mapping[str, Sequence[str | Case]], names: Iterable[str]) -> tuple[str, ...]:
+    """The ids of whole units, sorted."""
+    return tuple(sorted(_id(item) for name in names for item in units[name]))

@@ -166,6 +166,7 @@ def _about_sizes(trained: Mapping[str, Any], cases: Sequence[Case]) -> Iterator[
     """Voxels of another size, and scans that show much more than the network has seen."""
     size, extent = trained.get("spacing_mm"), trained.get("extent_mm")
     fitted = as_trained(cases, trained) if size or extent else []
+    fitted = [c for c in fitted if c.has_spacing]
     others = [c for c in fitted if size and not np.allclose(c.spacing_mm, size, rtol=0.2)]
     if size and others:
         yield (

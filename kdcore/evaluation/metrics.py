@@ -5,6 +5,8 @@
 | has the label | has it | [0, 1] | [0, 1] | ≥ 0 |
 | has the label | lacks it, or the other way round | 0 | 0 | NaN |
 | lacks it | lacks it | NaN | NaN | NaN |
+
+Surface Dice and hd95_mm are NaN, too, where the size of the voxels is not known.
 """
 
 from collections.abc import Iterable, Mapping, Sequence
@@ -51,9 +53,17 @@ def surface_distances(
     Returns:
         `(surface_dice_1mm, hd95_mm)`; see the table above for empty masks.
 
+    Raises:
+        ValueError: If shapes differ, or the voxels' size is not known.
+
     Reference: Nikolov et al. 2021, https://doi.org/10.2196/26151; Podobnik and Vrtovec
     2025, https://arxiv.org/abs/2509.05670
     """
+    if not np.isfinite(spacing_mm).all():
+        raise ValueError(
+            f"Distances in mm need the size of the voxels. Received: {tuple(spacing_mm)}, which is "
+            "not known. Use dice alone, or set the case's spacing_mm."
+        )
     a, b = _pair(reference, prediction, label)
     if not a.any() or not b.any():
         return (float("nan") if a.any() == b.any() else 0.0), float("nan")
@@ -207,7 +217,9 @@ def evaluate_case(
     result: Scores = {}
     for name, labels in scored.items():
         pair = np.isin(mask, labels), np.isin(prediction, labels)
-        surface_dice, hd95 = surface_distances(*pair, 1, case.spacing_mm)
+        surface_dice, hd95 = float("nan"), float("nan")
+        if case.has_spacing:
+            surface_dice, hd95 = surface_distances(*pair, 1, case.spacing_mm)
         result[name] = {
             "dice": dice(*pair, 1),
             "surface_dice_1mm": surface_dice,
