@@ -81,6 +81,12 @@ class Settings:
     runs: str = "runs"
     data_dir: str | None = None
 
+    def __str__(self) -> str:
+        return (
+            f"{self.title}, {self.tier}, seed {self.seed}: {self.num_labelled} labelled, "
+            f"{self.num_validation} validation, {self.num_test} test scans"
+        )
+
     @property
     def num_classes(self) -> int:
         return 1 + len(self.labels)

@@ -78,6 +78,7 @@ def check_teaching(
     student: keras.Model,
     cases: Iterable[Case],
     *,
+    teacher_cases: Iterable[Case] | None = None,
     baseline: keras.Model | None = None,
     student_before: keras.Model | None = None,
     temperature: float = 2.0,
@@ -89,7 +90,9 @@ def check_teaching(
     Args:
         teacher: What was passed to `Distiller` or `SoftTargets.write`.
         student: The trained student or its `Distiller`.
-        cases: Validation cases with masks.
+        cases: Validation cases with masks, as the student sees them.
+        teacher_cases: The same cases in the same order as the teacher sees them, if it sees
+            other sequences.
         baseline: The same student trained without a teacher.
         student_before: The student as it was before training.
         temperature: T of the training.
@@ -99,10 +102,16 @@ def check_teaching(
     temperature = check_temperature(temperature)
     rows: list[dict[str, float]] = []
     classes = 2
-    for case in cases:
+    cases = list(cases)
+    for case, seen in zip(cases, cases if teacher_cases is None else teacher_cases, strict=True):
+        if seen.case_id != case.case_id:
+            raise ValueError(
+                f"The teacher sees {seen.case_id} where the student sees {case.case_id}. Pass "
+                "teacher_cases in the order of cases."
+            )
         if split is not None:
             split.require([case.case_id], ("validation",), "check_teaching")
-        p = teacher_probabilities(teacher, case, normalization)
+        p = teacher_probabilities(teacher, seen, normalization)
         q = predict_probabilities(student, case, normalization)
         classes = p.shape[-1]
         row = _soft_numbers(p, q, temperature)
