@@ -1,22 +1,25 @@
-"""Every example runs, in order and on its own, at smoke size."""
+"""Every example runs, in order, at smoke size; what the examples may import."""
 
+import ast
+import json
 import runpy
 from pathlib import Path
 
 import keras
+import numpy as np
+import pandas as pd
 import pytest
 from conftest import make_brain, write_brats
 
-from kdcore.study import __main__ as study
+from kdcore.evaluation import read_results
 from kdcore.study import experiment
-from kdcore.study.arguments import from_arguments
-from kdcore.study.results import load_results
+from kdcore.study import settings as studies
 
-EXAMPLES = sorted((Path(__file__).parent.parent / "examples").glob("0*.py"))
+FOLDER = Path(__file__).parent.parent / "examples"
+EXAMPLES = sorted(FOLDER.glob("0[1-9]*.py"))
 MAIN_JOB = EXAMPLES[:5]
-SECTION = "# %%"
-
-pytestmark = pytest.mark.job
+ALLOWED = {"kdcore", "kdcore.data", "kdcore.evaluation", "settings"}
+LIBRARIES = {"dataclasses", "keras", "matplotlib", "numpy", "pandas", "pathlib"}
 
 
 @pytest.fixture(scope="module")
@@ -29,69 +32,41 @@ def arguments(msd_folder, runs):
     return [*data, "--tier", "smoke", "--runs", str(runs)]
 
 
-def run(path, msd_folder, runs, monkeypatch):
-    monkeypatch.setattr("sys.argv", [str(path), *arguments(msd_folder, runs)])
+def run(path, options, monkeypatch):
+    monkeypatch.setattr("sys.argv", [str(path), *map(str, options)])
+    monkeypatch.syspath_prepend(str(path.parent))
     return runpy.run_path(str(path), run_name="__main__")
 
 
+def imported(path):
+    """(module, names) of every import."""
+    for node in ast.walk(ast.parse(path.read_text("utf-8"))):
+        if isinstance(node, ast.ImportFrom):
+            yield node.module, [name.name for name in node.names]
+        elif isinstance(node, ast.Import):
+            yield from ((name.name, []) for name in node.names)
+
+
+def code_lines(path):
+    """Lines that hold code: no prose, no blank ones."""
+    tree = ast.parse(path.read_text("utf-8"))
+    return {line for node in ast.walk(tree) if hasattr(node, "lineno")
+            for line in range(node.lineno, node.end_lineno + 1)}  # fmt: skip
+
+
 def test_there_are_examples():
-    numbers = [path.name[:2] for path in EXAMPLES]
-    assert numbers == ["01", "02", "03", "04", "05", "06", "07", "08"]
+    assert [path.name[:2] for path in EXAMPLES] == [f"0{n}" for n in range(1, 9)]
 
 
-@pytest.mark.parametrize("path", MAIN_JOB, ids=lambda path: path.stem)
-def test_in_order(path, msd_folder, runs, monkeypatch, capsys):
-    run(path, msd_folder, runs, monkeypatch)
-    assert "smoke" in capsys.readouterr().out  # says where its files are
-
-
-def test_the_last_one_leaves_results_and_figures(runs):
-    folder = runs / "hippocampus-smoke"
-    results = load_results(folder / "results.json")
-    assert set(results["arms"]) == {"teacher", "student", "baseline"}
-    for arm in results["arms"].values():
-        assert arm["params"] > 0 and arm["seeds"] == [0] and len(arm["per_case"]) == 3
-        for seeds in arm["per_case"].values():
-            assert {"dice", "surface_dice_1mm", "hd95_mm"} <= set(seeds["0"]["1"])
-    assert [row["a"] for row in results["comparisons"]] == ["student", "student", "teacher"]
-    figures = sorted(path.stem for path in (folder / "figures").iterdir())
-    assert figures == ["loss_curves", "normalization", "overlays", "sequences", "soft_targets"]
-
-
-def test_the_label_budget_is_told_from_both_ends(msd_folder, runs, monkeypatch, capsys):
-    run(EXAMPLES[5], msd_folder, runs, monkeypatch)
-    folder = runs / "hippocampus-smoke"
-    few, everything = (load_results(folder / f"budget-{n}.json") for n in (2, 5))
-    assert len(few["split"]["labelled"]["0"]) == 2
-    assert len(everything["split"]["labelled"]["0"]) == 5
-    assert few["split"]["test"] == everything["split"]["test"]
-    assert "| 2 " in capsys.readouterr().out
-    assert (folder / "figures" / "label_budgets.png").exists()
-
-
-@pytest.mark.parametrize("number", ["02", "04"])
-def test_an_example_trains_what_the_study_trains(number, msd_folder, runs, tmp_path):
-    """The code shown in the example and `experiment.train` end in the same weights."""
-    arm = {"02": "teacher", "04": "student"}[number]
-    shown = from_arguments(arguments(msd_folder, runs))
-    again = from_arguments(arguments(msd_folder, tmp_path))
-    by_example = shown.run(arm, shown.soft_targets(arm))
-    by_study = experiment.train(again, arm)
-    assert by_example.result["model_digest"] == by_study.result["model_digest"]
-
-
-@pytest.mark.parametrize("path", MAIN_JOB[3:], ids=lambda path: path.stem)
-def test_on_its_own(path, msd_folder, tmp_path, monkeypatch):
-    run(path, msd_folder, tmp_path, monkeypatch)
-
-
-def test_finished_runs_are_not_repeated(msd_folder, runs, monkeypatch):
-    def refuse(*args, **kwargs):
-        raise AssertionError("trained again")
-
-    monkeypatch.setattr(keras.Model, "fit", refuse)
-    for path in MAIN_JOB[1:]:
-        run(path, msd_folder, runs, monkeypatch)
+@pytest.mark.parametrize("path", EXAMPLES, ids=lambda path: path.stem)
+def test_an_example_can_be_lifted(path):
+    """Keras, kdcore's public names and `settings`; no name but what these export."""
+    for module, names in imported(path):
+        if module.split(".")[0] in ("kdcore", "settings"):
+            assert module in ALLOWED, module
+            assert not [name for name in names if name.startswith("_")]
+        else:
+            assert module.split(".")[0] in LIBRARIES, module
 
 
 @pytest.mark.parametrize("path", EXAMPLES, ids=lambda path: path.stem)
@@ -103,35 +78,139 @@ def test_is_in_py_percent_format(path):
     assert kinds == {"markdown", "code"} and notebook.cells[0].cell_type == "markdown"
 
 
-def test_a_study_over_seeds(msd_folder, tmp_path, capsys):
-    options = ["--seeds", "2", "--budgets", "3", *arguments(msd_folder, tmp_path)]
-    assert study.main([*options, "--out", str(tmp_path)]) == 0
-    results = load_results(tmp_path / "hippocampus-smoke-3-labels.json")
-    assert {n: arm["seeds"] for n, arm in results["arms"].items()} == {
-        "teacher": [0, 1], "student": [0, 1], "baseline": [0, 1],
-    }  # fmt: skip
-    drawn = results["split"]["labelled"]
-    assert len(drawn["0"]) == len(drawn["1"]) == 3
-    assert drawn["0"] != drawn["1"]  # a seed redraws which cases are labelled
-    beliefs = results["arms"]["student"]["calibration"].values()
-    assert any(case["0"]["nll"] != case["1"]["nll"] for case in beliefs)
-    assert "collapsed runs" in capsys.readouterr().out
+@pytest.mark.parametrize("number", ["02", "04", "05"])
+def test_the_recipe_is_in_sight(number):
+    """Network, loss, optimizer and its rate, fit; temperature and alpha as numbers."""
+    text = next(path for path in EXAMPLES if path.name.startswith(number)).read_text("utf-8")
+    for step in ("split_cases(", "unet(", "compile(", "optimizers.Adam(", "warmup_cosine(", "fit("):
+        assert step in text, step
+    assert ("Distiller(student, temperature=2.0, alpha=0.9)" in text) == (number == "04")
 
 
-# --- cross-modal; example 08 is tested in test_recipe.py ---------------------------------
+def test_test_scans_are_looked_at_once():
+    looking = [path.name[:2] for path in EXAMPLES if 'split.take(cases, "test")' in path.read_text()
+               and "evaluate(" in path.read_text()]  # fmt: skip
+    assert looking == ["05"]
 
 
-def test_cross_modal_on_a_folder_of_ones_own(monkeypatch, tmp_path):
-    """As on simulated scans, but for the reading; see also test_tasks.py."""
+def test_the_appendix_is_short():
+    appendix = EXAMPLES[-1]
+    assert len(code_lines(appendix)) <= 150
+    assert "exec(" not in appendix.read_text("utf-8")
+
+
+def test_nothing_trains_in_the_settings():
+    text = (FOLDER / "settings.py").read_text("utf-8")
+    assert ".fit(" not in text and "compile(" not in text
+
+
+def test_an_example_opened_alone_says_what_must_run_first(msd_folder, tmp_path, monkeypatch):
+    for path, first in ((EXAMPLES[2], "02_teacher.py"), (EXAMPLES[3], "03_soft_targets.py")):
+        with pytest.raises(FileNotFoundError, match=f"Run examples/{first} first"):
+            run(path, arguments(msd_folder, tmp_path), monkeypatch)
+
+
+@pytest.mark.parametrize(
+    ("options", "told"),
+    [
+        (["--data", "brats"], "needs --data-dir"),
+        (["--data-dir", "x"], "simulated scans are made, not read"),
+        (["--tier", "huge"], "invalid choice"),
+    ],
+)
+def test_impossible_options_are_told(options, told, monkeypatch, capsys):
+    with pytest.raises(SystemExit):
+        run(EXAMPLES[0], options, monkeypatch)
+    assert told in capsys.readouterr().err
+
+
+def test_the_examples_train_what_was_published(monkeypatch):
+    """Their numbers are those of the studies they are compared with."""
+    monkeypatch.syspath_prepend(str(FOLDER))
+    import settings
+
+    for data, study in (("simulated", "cross-modal"), ("hippocampus", "main")):
+        for tier, change in settings.TIERS.items():
+            own, theirs = change(settings.DATA[data]), studies.STUDIES[study][data][tier]
+            for name, network in (("teacher", own.teacher), ("student", own.student)):
+                arm = theirs.arms[name]
+                same = (network.filters, network.shape, network.batch_size, network.learning_rate)
+                assert same == (arm.filters, arm.shape, arm.batch_size, arm.learning_rate)
+                assert network.steps == arm.steps
+            counts = (own.num_validation, own.num_test, own.num_cases, own.depth)
+            assert counts == (
+                theirs.num_validation, theirs.num_test, theirs.num_cases, theirs.depth,
+            )  # fmt: skip
+
+
+# --- whole jobs ----------------------------------------------------------------------------
+
+
+@pytest.mark.job
+@pytest.mark.parametrize("path", MAIN_JOB, ids=lambda path: path.stem)
+def test_in_order(path, msd_folder, runs, monkeypatch, capsys):
+    run(path, arguments(msd_folder, runs), monkeypatch)
+    assert "smoke" in capsys.readouterr().out  # says where its files are
+
+
+@pytest.mark.job
+def test_the_last_one_leaves_results_report_and_figures(runs):
+    folder = runs / "hippocampus-smoke"
+    table, about = read_results(folder / "results.csv")
+    assert set(about["arms"]) == {"teacher", "student", "baseline"}
+    assert all(arm["params"] > 0 for arm in about["arms"].values())
+    assert {"commit", "versions", "hardware", "backend", "data", "split", "settings"} <= set(about)
+    assert {"dice", "surface_dice_1mm", "hd95_mm"} <= set(table["metric"])
+    assert table.groupby("arm")["case"].nunique().tolist() == [3, 3, 3]
+    page = (folder / "report.html").read_text()
+    assert page.count("data:image/png;base64") == 2 and "src=" not in page.replace('src="data:', "")
+    figures = sorted(path.stem for path in (folder / "figures").iterdir())
+    assert figures == [
+        "batch", "differences", "normalization", "overlays", "sequences", "soft_targets",
+        "student_epochs", "student_losses",
+    ]  # fmt: skip
+
+
+@pytest.mark.job
+@pytest.mark.parametrize("path", EXAMPLES[5:7], ids=lambda path: path.stem)
+def test_the_others_build_on_these(path, msd_folder, runs, monkeypatch, capsys):
+    run(path, arguments(msd_folder, runs), monkeypatch)
+    assert "baseline" in capsys.readouterr().out
+
+
+@pytest.mark.job
+def test_an_example_trains_what_the_study_trains(msd_folder, runs, tmp_path):
+    """The code shown and `experiment.train` end in the same weights."""
+    config = studies.STUDIES["main"]["hippocampus"]["smoke"]
+    job = experiment.Experiment(config, "again", tmp_path, msd_folder)
+    for arm in ("teacher", "student", "baseline"):
+        shown = keras.saving.load_model(runs / "hippocampus-smoke" / arm / "network.keras")
+        for a, b in zip(
+            shown.get_weights(), experiment.train(job, arm).load().get_weights(), strict=True
+        ):
+            np.testing.assert_array_equal(a, b)
+
+
+@pytest.mark.job
+def test_finished_trainings_are_not_repeated(msd_folder, runs, monkeypatch):
+    def refuse(*args, **kwargs):
+        raise AssertionError("trained again")
+
+    monkeypatch.setattr(keras.Model, "fit", refuse)
+    for path in MAIN_JOB[1:]:
+        run(path, arguments(msd_folder, runs), monkeypatch)
+
+
+@pytest.mark.job
+def test_the_main_job_on_a_folder_of_ones_own(monkeypatch, tmp_path):
+    """A teacher of four sequences, a student of T1; as on simulated scans, but for the reading."""
     folder = write_brats(tmp_path / "mine", [make_brain(i) for i in range(8)])
-    path = next(path for path in EXAMPLES if path.name.startswith("07"))
-    options = ["--data", "brats", "--data-dir", str(folder), "--tier", "smoke"]
-    monkeypatch.setattr("sys.argv", [str(path), *options, "--runs", str(tmp_path)])
-    runpy.run_path(str(path), run_name="__main__")
-    folder = tmp_path / "cross-modal-brats-smoke"
-    results = load_results(folder / "results.json")
-    assert set(results["arms"]) == {"teacher", "baseline", "student", "student-labelled"}
-    compared = {(row["a"], row["b"], row["label"]) for row in results["comparisons"]}
-    assert {("student", "baseline", "whole tumour"), ("teacher", "baseline", "2")} <= compared
-    assert keras.saving.load_model(folder / "student_t1.keras").input_shape[-1] == 1
-    assert {path.stem for path in (folder / "figures").iterdir()} == {"sequences", "overlays"}
+    options = ["--data", "brats", "--data-dir", folder, "--tier", "smoke", "--runs", tmp_path]
+    for path in MAIN_JOB:
+        run(path, options, monkeypatch)
+    place = tmp_path / "brats-smoke"
+    assert keras.saving.load_model(place / "teacher" / "network.keras").input_shape[-1] == 4
+    assert keras.saving.load_model(place / "student" / "network.keras").input_shape[-1] == 1
+    table = pd.read_csv(place / "results.csv")
+    assert "whole tumour" in set(table["label"])
+    assert json.loads((place / "results.json").read_text())["settings"]["data"] == "brats"
