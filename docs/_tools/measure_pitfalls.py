@@ -17,7 +17,7 @@ from kdcore.losses import log_probabilities
 from kdcore.normalization import FittedMinMax
 from kdcore.training import provenance
 
-RESULTS = Path(__file__).parent / "results"
+RESULTS = Path(__file__).parents[1] / "results"
 COLUMNS = ["pitfall", "what goes wrong", "wrong", "right"]
 Row = list[str]
 

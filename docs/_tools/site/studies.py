@@ -1,42 +1,61 @@
-"""What the results files say, for the pages: a study by its name, and what its arms came to."""
+"""What the studies say, for the pages: their scores by name, and what their arms came to."""
 
 from functools import lru_cache
+from pathlib import Path
 from typing import Any
 
-import make_tables
 import numpy as np
+import pandas as pd
 from scipy import stats
 
+from kdcore.evaluation import scores as long_table
 from kdcore.evaluation import tables
-from kdcore.evaluation.statistics import bootstrap_interval, compare, equivalence, per_case
-from kdcore.study import results
-from kdcore.study import settings as config
+from kdcore.evaluation.scores import Table, arms_of, mean_of, per_case, per_seed, read_results
+from kdcore.evaluation.statistics import adjust, bootstrap_interval, compare, equivalence
+
+RESULTS = Path(__file__).parents[2] / "results"
+
+
+def study(name: str) -> dict[str, Any]:
+    """What is known of a study beside its scores; `name@present` is over cases with a label."""
+    return _read(name)[1]
+
+
+def scores(name: str) -> Table:
+    """The scores of a study."""
+    return _read(name)[0]
 
 
 @lru_cache
-def study(name: str) -> dict[str, Any]:
-    """A results file by its name; `name@present` is over the cases that have a label."""
+def _read(name: str) -> tuple[Table, dict[str, Any]]:
     file, _, present = name.partition("@")
-    found = results.load_results(make_tables.RESULTS / f"{file}.json")
-    found["arms"] = as_configured(found["arms"])
-    return make_tables.having(found) if present else found
+    table, about = read_results(RESULTS / f"{file}.csv.gz")
+    about["arms"] = {arm: about["arms"][arm] for arm in arms_of(table)}  # JSON sorts them
+    if present:
+        table = long_table.where_present(table, about["absent"])
+        rows = about["comparisons"]
+        again = [compare(table, row["a"], row["b"], label=row["label"]) for row in rows]
+        adjust(again)
+        about["comparisons"] = again
+    return table, about
 
 
-def as_configured(arms: dict[str, Any]) -> dict[str, Any]:
-    """The arms in the order in which they are configured; JSON has them by the alphabet."""
-    tiers = [tier for data in config.STUDIES.values() for tier in data.values()]
-    order = list(dict.fromkeys(arm for tier in tiers for arm in tier["quick"].arms))
-    return dict(sorted(arms.items(), key=lambda item: order.index(item[0])))
+def forget() -> None:
+    """Read every file anew."""
+    for cached in (_read, across):
+        cached.cache_clear()
 
 
 def budgets(prefix: str) -> list[str]:
     """The studies `prefix`-N-labels that are there, fewest labels first."""
-    found = make_tables.RESULTS.glob(f"{prefix}-*-labels.json")
-    return sorted((path.stem for path in found), key=lambda stem: int(stem.split("-")[-2]))
+    found = (
+        path.name.removesuffix(".csv.gz") for path in RESULTS.glob(f"{prefix}-*-labels.csv.gz")
+    )
+    return sorted(found, key=lambda name: int(name.split("-")[-2]))
 
 
 def average(name: str, arm: str, label: str = "mean", metric: str = "dice") -> float:
-    return results.mean_over_cases(study(name), arm, label, metric)
+    return mean_of(scores(name), arm, label, metric)
 
 
 def validation(name: str, arm: str) -> float:
@@ -73,34 +92,15 @@ def excludes_zero(name: str, a: str, b: str, label: str = "mean") -> bool:
 @lru_cache
 def across(few: str, a: str, every: str, b: str) -> dict[str, Any]:
     """Arm a of one file compared with arm b of another that has the same test cases."""
-    both = {"arms": {"a": study(few)["arms"][a], "b": study(every)["arms"][b]}}
+    parts = [(scores(few), a, "a"), (scores(every), b, "b")]
+    both = pd.concat([table[table["arm"] == arm].assign(arm=new) for table, arm, new in parts])
     return compare(both, "a", "b") | {"equivalence": equivalence(both, "a", "b", 0.01)}
 
 
 def of_folds(name: str, a: str, b: str) -> list[float]:
     """A − b in Dice points of each fold."""
-    one, other = (per_case(study(name), arm, "mean", "dice") for arm in (a, b))
-    folds = study(name)["split"]["folds"]
-    return [100 * float(np.mean([one[c] - other[c] for c in fold["test"]])) for fold in folds]
-
-
-def largest_change() -> float:
-    """Of a run that was made twice, in Dice points."""
-    runs = [run for values in make_tables.made_twice().values() for run in values]
-    return max(100 * abs(first - second) for first, second in runs)
-
-
-def luck_of_training(labels: int) -> float:
-    """Half the 95 % interval of a difference of two means of three trainings, in Dice points.
-
-    From the runs that were made twice: how much student − baseline and teacher − baseline of one
-    seed changed. A change has √2 times the standard deviation of one such difference.
-    """
-    twice = make_tables.made_twice()
-    runs = np.array([twice[labels, arm] for arm in ("teacher", "student")])
-    differences = 100 * (runs - np.array(twice[labels, "baseline"]))
-    changes = differences[..., 1] - differences[..., 0]
-    return float(1.96 * np.sqrt(np.mean(changes**2) / 2 / 3))
+    difference = 100 * (per_case(scores(name), a) - per_case(scores(name), b))
+    return [float(difference[fold["test"]].mean()) for fold in study(name)["split"]["folds"]]
 
 
 def not_worse(name: str, a: str, b: str, label: str = "mean") -> bool:
@@ -111,46 +111,46 @@ def not_worse(name: str, a: str, b: str, label: str = "mean") -> bool:
 GRID = "ablation-hippocampus-quick-8-labels"
 
 
+def grid_cells() -> dict[tuple[float, float], float]:
+    return tables.grid(scores(GRID), study(GRID)["settings"]["arms"])
+
+
 def grid_dice(least: float, most: float = 1.0) -> list[float]:
     """Of the cells of the grid whose alpha lies between."""
-    cells = tables.grid(study(GRID))
+    cells = grid_cells()
     return [dice for (_, alpha), dice in cells.items() if least <= alpha <= most]
 
 
 def spread_of_temperature() -> float:
     """Largest less least Dice over the temperatures, averaged over alpha."""
-    cells = tables.grid(study(GRID))
+    cells = grid_cells()
     means = [np.mean([v for (T, _), v in cells.items() if each == T]) for each, _ in cells]
     return float(max(means) - min(means))
 
 
-def false_finds(name: str, arm: str, label: str) -> str:
-    """In how many runs over subjects without a label a network found it, in words."""
-    return "{} of {}".format(*results.false_finds(study(name), arm, label))
+def false_finds(name: str, arm: str, label: str) -> tuple[int, int]:
+    """In how many runs over subjects without a label a network found it, and of how many."""
+    return long_table.false_finds(scores(name), study(name)["absent"], arm, label)
 
 
 def finds_of(name: str, arm: str, label: str) -> int:
     """In how many runs over subjects without a label a network found it."""
-    return results.false_finds(study(name), arm, label)[0]
+    return false_finds(name, arm, label)[0]
 
 
 def change_of_belief(
     name: str, a: str, b: str, metric: str = "ece"
 ) -> tuple[float, list[float] | None]:
     """A metric of calibration, a − b, paired by case, seeds averaged; with its interval."""
-    one, other = (_beliefs(study(name)["arms"][arm]["calibration"], metric) for arm in (a, b))
-    change = np.array([one[case] - other[case] for case in sorted(one)])
+    one, other = (per_case(scores(name), arm, long_table.ALL, metric) for arm in (a, b))
+    change = (one - other).to_numpy()
     return float(change.mean()), bootstrap_interval(change)
-
-
-def _beliefs(calibration: dict[str, Any], metric: str) -> dict[str, float]:
-    return {c: float(np.mean([s[metric] for s in v.values()])) for c, v in calibration.items()}
 
 
 def of_seeds(name: str, a: str, b: str) -> list[float]:
     """A − b in Dice points of each seed."""
-    one, other = (results.dice_of_seeds(study(name)["arms"][arm]) for arm in (a, b))
-    return [100 * (one[seed] - other[seed]) for seed in sorted(one)]
+    one, other = (per_seed(scores(name), arm) for arm in (a, b))
+    return [100 * float(one[seed] - other[seed]) for seed in one.index]
 
 
 def half_width(values: list[float]) -> float:

@@ -1,7 +1,7 @@
 """Put the networks of the published study's first seed into `docs/weights`.
 
 Teacher, student and baseline with few labels and with all, found by their digest among the
-.keras files of a folder, a run folder for instance: `python docs/publish_weights.py FOLDER`.
+.keras files of a folder, a run folder for instance: `python docs/_tools/publish_weights.py FOLDER`.
 """
 
 import sys
@@ -15,12 +15,12 @@ import numpy as np
 from kdcore._files import file_digest, replacing, write_json
 from kdcore.data.cases import Case
 from kdcore.evaluation.folder import extent_mm
-from kdcore.study.published import published_results
-from kdcore.study.results import dice_of_seeds
+from kdcore.evaluation.scores import Table, per_seed, read_results
 from kdcore.study.tasks import TASKS
 from kdcore.training import weights_digest
 
-FOLDER = Path(__file__).parent / "weights"
+FOLDER = Path(__file__).parents[1] / "weights"
+RESULTS = FOLDER.with_name("results")
 ARMS = ("teacher", "student", "baseline")
 STUDY, LABELS = "hippocampus-quick", (8, 120)
 TRAINED_ON = {
@@ -37,8 +37,7 @@ def main() -> int:
         networks[weights_digest(network)] = network
     index: dict[str, dict[str, Any]] = {}
     for labels in LABELS:
-        study = published_results(STUDY, labels)
-        assert study is not None
+        table, study = published(labels)
         for arm in ARMS:
             run = study["arms"][arm]["runs"]["0"]
             if run["model_digest"] not in networks:
@@ -51,7 +50,7 @@ def main() -> int:
                 "arm": arm,
                 "labels": labels,
                 "params": network.count_params(),
-                "test_dice": round(dice_of_seeds(study["arms"][arm])[0], 6),
+                "test_dice": round(per_seed(table, arm)[0], 6),
                 "file_digest": file_digest(FOLDER / name),
                 **TRAINED_ON,
                 "extent_mm": largest(seen(arm, labels)),
@@ -63,11 +62,14 @@ def main() -> int:
     return 0
 
 
+@cache
+def published(labels: int) -> tuple[Table, dict[str, Any]]:
+    return read_results(RESULTS / f"evidence-{STUDY}-{labels}-labels.csv.gz")
+
+
 def seen(arm: str, labels: int) -> list[str]:
     """Cases the network was trained on or chosen with; a student's unlabelled ones, too."""
-    study = published_results(STUDY, LABELS[-1] if arm == "student" else labels)
-    assert study is not None
-    split = study["split"]
+    split = published(LABELS[-1] if arm == "student" else labels)[1]["split"]
     return sorted([*split["labelled"]["0"], *split["validation"]])
 
 

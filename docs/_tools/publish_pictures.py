@@ -4,7 +4,7 @@ compare.json, compare.webp    a slice of each volume, masks and Dice, for the sl
 lab.json, lab.webp            the middle volume's slice, logits of teacher and student, for the lab
 
 The networks are those of `docs/weights` with few labels; nothing is trained.
-`python docs/publish_pictures.py --data hippocampus --data-dir DIR`.
+`python docs/_tools/publish_pictures.py --data hippocampus --data-dir DIR`.
 """
 
 import base64
@@ -19,17 +19,18 @@ from kdcore._files import replacing, write_json
 from kdcore.data.cases import Case
 from kdcore.evaluation import figures
 from kdcore.evaluation.metrics import Scores, case_dice
+from kdcore.evaluation.scores import read_results, to_contract
 from kdcore.evaluation.teaching import soften
 from kdcore.inference import predict_probabilities
 from kdcore.study.arguments import from_arguments
 from kdcore.study.experiment import Experiment
-from kdcore.study.published import published_results
 
 if TYPE_CHECKING:
     from matplotlib.figure import Figure
 
-FOLDER = Path(__file__).parent / "assets" / "pictures"
-WEIGHTS = Path(__file__).parent / "weights"
+FOLDER = Path(__file__).parents[1] / "assets" / "pictures"
+WEIGHTS = Path(__file__).parents[1] / "weights"
+RESULTS = Path(__file__).parents[1] / "results"
 ARMS = ("teacher", "student", "baseline")
 TEMPERATURES = (1, 2, 5)
 LEAST = 1e-30
@@ -74,8 +75,7 @@ def main() -> int:
 def published(job: Experiment) -> tuple[dict[str, keras.Model], dict[str, Any]]:
     """The three networks, and the study that they are of."""
     name, labelled = job.name.removeprefix("evidence-"), job.config.num_labelled
-    study = published_results(name, labelled)
-    assert study is not None
+    study = to_contract(*read_results(RESULTS / f"evidence-{name}-{labelled}-labels.csv.gz"))
     files = {arm: WEIGHTS / f"{name}-{labelled}-labels-{arm}.keras" for arm in ARMS}
     return {
         arm: keras.saving.load_model(path, compile=False, safe_mode=True)

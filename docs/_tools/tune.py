@@ -1,6 +1,6 @@
 """Tries of settings on the validation cases of seed 0.
 
-`python docs/tune.py 150k --data hippocampus`: two learning rates of the 154 k networks, the
+`python docs/_tools/tune.py 150k --data hippocampus`: two learning rates of the 154 k networks, the
 same for baseline and student. `baseline`: three more tries of the small baseline, so that it
 has as many as its student, and the settings it has.
 """
@@ -15,7 +15,7 @@ from kdcore.study.arguments import from_arguments
 from kdcore.study.experiment import train
 from kdcore.training import provenance
 
-RESULTS = Path(__file__).parent / "results"
+RESULTS = Path(__file__).parents[1] / "results"
 TRIES: dict[str, list[tuple[str, dict[str, Any]]]] = {
     "150k": [
         (arm, {"learning_rate": rate, "steps": 2000})

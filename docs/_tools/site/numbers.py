@@ -15,11 +15,21 @@ from typing import Any
 
 os.environ.setdefault("KERAS_BACKEND", "jax")  # the smallest; nothing is computed with it
 os.environ.setdefault("MPLBACKEND", "agg")
-ROOT = Path(__file__).parents[2]
-sys.path[:0] = [str(ROOT / "docs/_site"), str(ROOT / "docs"), str(ROOT)]
+ROOT = Path(__file__).parents[3]
+sys.path[:0] = [str(Path(__file__).parent), str(ROOT)]
 
-import make_tables  # noqa: E402
+import measured  # noqa: E402
 from jinja2 import Environment, StrictUndefined  # noqa: E402
+from measured import (  # noqa: E402
+    bench,
+    lab,
+    largest_change,
+    luck_of_training,
+    replication,
+    rows,
+    torture,
+    weights,
+)
 from mkdocs.config.defaults import MkDocsConfig  # noqa: E402
 from mkdocs.exceptions import PluginError  # noqa: E402
 from mkdocs.structure.files import File, Files  # noqa: E402
@@ -34,22 +44,21 @@ from studies import (  # noqa: E402
     excludes_zero,
     false_finds,
     finds_of,
+    forget,
     grid_dice,
     half_width,
-    largest_change,
-    luck_of_training,
     not_worse,
     of_folds,
     of_seeds,
     points,
     row,
+    scores,
     spread_of_temperature,
     study,
     validation,
 )
 
 from kdcore.evaluation import figures, tables  # noqa: E402
-from kdcore.study.tasks import TASKS  # noqa: E402
 
 PAGE = Environment(
     undefined=StrictUndefined,
@@ -65,20 +74,8 @@ PAGE = Environment(
 
 
 def on_pre_build(config: MkDocsConfig) -> None:
-    for cached in (study, across, make_tables.made_twice):
-        cached.cache_clear()
-    for page in make_tables.PAGES:
-        text = page.read_text("utf-8")
-        try:
-            filled = make_tables.filled(text)
-        except Exception as error:
-            where = page.relative_to(ROOT)
-            raise PluginError(f"{where}: {type(error).__name__}: {error}") from error
-        if filled != text:
-            raise PluginError(
-                f"{page.relative_to(ROOT)} has a table that differs from docs/results. "
-                "Run python docs/make_tables.py."
-            )
+    forget()
+    measured.made_twice.cache_clear()
 
 
 def on_page_markdown(markdown: str, page: Page, config: MkDocsConfig, files: Files) -> str:
@@ -93,7 +90,8 @@ def on_page_markdown(markdown: str, page: Page, config: MkDocsConfig, files: Fil
 
 def names(name: str) -> Mapping[str, str]:
     """What the scored labels and regions of a study are called."""
-    return TASKS[study(name)["config"].get("task", "hippocampus")].scored
+    data = study(name)["data"]
+    return {**data["labels"], **{region: region for region in data.get("regions", {})}}
 
 
 def dice(name: str, arm: str, label: str = "mean") -> str:
@@ -127,6 +125,7 @@ def check(holds: bool) -> str:
 def provenance(name: str) -> str:
     """Where the numbers come from, in one paragraph."""
     s = study(name)
+    file = name.partition("@")[0]
     counts = [len(arm["seeds"]) for arm in s["arms"].values()]
     least, most = min(counts), max(counts)
     seeds = (
@@ -144,39 +143,47 @@ def provenance(name: str) -> str:
         f"{s['data']['name']} ({s['data']['licence']}); {len(s['split']['test'])} test cases, "
         f"{seeds} an arm; {', '.join(machine)}, {s['hardware']['cores']} "
         f"cores; {versions}; code of commit {commits}. "
-        f"[Results file]({name.partition('@')[0]}.json) with every case and seed."
+        f"[Scores]({file}.csv.gz) of every case and seed, [the rest]({file}.json)."
     )
 
 
-def arms(name: str) -> str:
-    return tables.table(study(name), names(name))
+def arms(name: str, *only: str) -> str:
+    table = scores(name)
+    chosen = table[table["arm"].isin(only)] if only else table
+    return tables.arm_table(chosen, study(name)["arms"], names(name))
 
 
-def comparisons(name: str) -> str:
-    return tables.comparison_table(study(name), names(name))
+def comparisons(name: str, *only: str) -> str:
+    """Those in the file, or those among some arms; p, Holm is adjusted over all."""
+    found = study(name)["comparisons"]
+    chosen = [row for row in found if not only or {row["a"], row["b"]} <= set(only)]
+    return tables.comparison_table(chosen, names(name))
 
 
 def equivalences(name: str) -> str:
-    return tables.equivalence_table(study(name), names(name))
+    return tables.equivalence_table(study(name)["equivalence"], names(name))
 
 
 def grid(name: str) -> str:
-    return tables.grid_table(study(name))
+    return tables.grid_table(scores(name), study(name)["settings"]["arms"])
 
 
 def seeds(name: str, label: str = "mean") -> str:
-    return tables.seed_table(study(name), label)
+    return tables.seed_table(scores(name), label)
 
 
 def beliefs(name: str) -> str:
-    return tables.calibration_table(study(name))
+    return tables.calibration_table(scores(name), study(name)["arms"])
 
 
 def finds(name: str) -> str:
     """A table: in how many runs each arm found what the reference lacks."""
     s, called = study(name), names(name)
     labels = [label for label, cases in s["absent"].items() if cases]
-    rows = [[arm, *(false_finds(name, arm, label) for label in labels)] for arm in s["arms"]]
+    rows = [
+        [arm, *("{} of {}".format(*false_finds(name, arm, label)) for label in labels)]
+        for arm in s["arms"]
+    ]
     return tables.markdown(["arm", *(called[label] for label in labels)], rows)
 
 
@@ -203,7 +210,7 @@ def home_facts(prefix: str = "evidence-hippocampus-quick") -> str:
     arms, cases = study(few)["arms"], len(study(few)["split"]["test"])
     ratio = arms["teacher"]["params"] / arms["student"]["params"]
     left = across(few, "student", every, "baseline")
-    seeds_, labels = len(arms["student"]["seeds"]), study(few)["config"]["num_labelled"]
+    seeds_, labels = len(arms["student"]["seeds"]), study(few)["settings"]["num_labelled"]
     facts = [
         (
             f"{points(few, 'student', 'baseline'):+.1f} Dice points",
@@ -219,7 +226,7 @@ def home_facts(prefix: str = "evidence-hippocampus-quick") -> str:
         (
             f"{100 * left['difference']:+.1f} Dice points".replace("-", "−"),
             f"student with {labels} labels over the same network trained alone on all "
-            f"{study(every)['config']['num_labelled']}, 95 % interval {limits_of(left)}",
+            f"{study(every)['settings']['num_labelled']}, 95 % interval {limits_of(left)}",
         ),
     ]
     boxes = (f"<div><p>{value}</p><p>{text}</p></div>" for value, text in facts)
@@ -231,7 +238,10 @@ def limits_of(found: Mapping[str, Any]) -> str:
 
 
 def budget(prefix: str, label: str = "mean", *arms: str) -> str:
-    return tables.budget_table([study(name) for name in budgets(prefix)], label, arms or None)
+    """Over the numbers of labels at which there is a teacher."""
+    studies = [(scores(name), study(name)) for name in budgets(prefix)]
+    taught = [(table, about) for table, about in studies if about["gap_closed"]]
+    return tables.budget_table(taught, label, arms or None)
 
 
 def plot(
@@ -264,14 +274,15 @@ def drawn(kind: str, arguments: tuple[Any, ...], scheme: str) -> bytes:
 
 PLOTS = {
     "budgets": lambda prefix, *arms: figures.label_budgets(
-        [study(name) for name in budgets(prefix)], arms=arms or None
+        {study(name)["settings"]["num_labelled"]: scores(name) for name in budgets(prefix)},
+        arms=arms or None,
     ),
     "differences": lambda name, a, b, label="mean": figures.case_differences(
-        study(name), a, b, label
+        scores(name), a, b, label
     ),
-    "arms": lambda name, label="mean": figures.dots(study(name), label),
+    "arms": lambda name, label="mean": figures.dots(scores(name), label),
     "curves": lambda name, *arms: figures.loss_curves(
-        {arm: next(iter(study(name)["arms"][arm]["runs"].values()))["history"] for arm in arms}
+        {arm: study(name)["arms"][arm]["history"] for arm in arms}
     ),
 }
 _OFFERED = (
@@ -279,7 +290,6 @@ _OFFERED = (
     arms, comparisons, equivalences, seeds, beliefs, budget, home_facts, thousand, finds_of,
     row, across, told, not_worse, grid, grid_dice, spread_of_temperature, of_folds,
     largest_change, luck_of_training, finds, belief, best, change_of_belief, of_seeds, of_trainings,
-    half_width, listed, validation,
+    half_width, listed, validation, rows, torture, bench, replication, weights, lab,
 )  # fmt: skip
 SCOPE = {function.__name__: function for function in _OFFERED}
-SCOPE["table"] = lambda name: make_tables.TABLES[name]()

@@ -13,7 +13,7 @@ from typing import Any
 import numpy as np
 from common import row
 
-ASSETS = Path(__file__).parents[1] / "assets"
+ASSETS = Path(__file__).parents[2] / "assets"
 NAMES = ("chromium", "chromium-browser", "google-chrome")
 SEGMENT = """async ([repeats, passes]) => {
   const worker = new Worker("/unet-worker.mjs", {type: "module"});

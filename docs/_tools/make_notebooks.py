@@ -17,7 +17,7 @@ from nbclient import NotebookClient
 from kdcore._files import replacing
 from kdcore.training import provenance
 
-ROOT = Path(__file__).parent.parent
+ROOT = Path(__file__).parents[2]
 EXAMPLES = ROOT / "examples"
 NOTEBOOKS = ROOT / "docs" / "tutorial"
 LONGEST = 40  # lines of one output

@@ -7,21 +7,21 @@ Reads the cross-modal results, makes the test subjects again, and writes
 from pathlib import Path
 
 import numpy as np
+import pandas as pd
 from scipy import ndimage, stats
 
 from kdcore._files import write_json
 from kdcore.data.cases import Case
-from kdcore.evaluation import tables
-from kdcore.evaluation.statistics import gap_closed, per_case
-from kdcore.study import results
+from kdcore.evaluation import gap_closed, per_case, read_table, tables
+from kdcore.evaluation.scores import Table
 from kdcore.study.arguments import from_arguments
 
-RESULTS = Path(__file__).parent / "results"
+RESULTS = Path(__file__).parents[1] / "results"
 RING = 3  # voxels around the tumour
 
 
-def study(labels: int) -> dict:
-    return results.load_results(RESULTS / f"cross-modal-simulated-quick-{labels}-labels.json")
+def study(labels: int) -> Table:
+    return read_table(RESULTS / f"cross-modal-simulated-quick-{labels}-labels.csv.gz")
 
 
 def contrast(case: Case, sequence: str) -> float:
@@ -35,11 +35,12 @@ def contrast(case: Case, sequence: str) -> float:
 
 def ceiling(names: dict[str, str]) -> None:
     """How far the student goes from the baseline to the T1 network that has all labels."""
-    rows = []
+    rows, everything = [], study(160)
+    everything = everything[everything["arm"] == "baseline"].assign(arm="all labels")
     for labels in (8, 20):
-        arms = {**study(labels)["arms"], "all labels": study(160)["arms"]["baseline"]}
+        both = pd.concat([study(labels), everything])
         for label in ("whole tumour", "2"):
-            row = gap_closed({"arms": arms}, "student", "baseline", "all labels", label=label)
+            row = gap_closed(both, "student", "baseline", "all labels", label=label)
             share = f"{100 * row['share']:.0f} % ({tables.interval(row['interval'], 100, '.0f')})"
             rows.append([labels, names[label], share, row["cases"]])
     columns = ["labels", "of", "way from baseline to all labels (95 % interval)", "cases"]

@@ -1,7 +1,7 @@
 """Put student, teacher and some test slices of the live demo into `docs/assets/demo`.
 
 The 2-D arms of the published study's first seed, whose runs must be finished:
-`python docs/publish_demo.py --data hippocampus --data-dir DIR`; or any two networks of
+`python docs/_tools/publish_demo.py --data hippocampus --data-dir DIR`; or any two networks of
 `kdcore.unet`: `--student FILE --teacher FILE`. `unet-worker.mjs` reads what is written here.
 """
 
@@ -24,7 +24,7 @@ from kdcore.study.arguments import add_arguments, from_options
 from kdcore.study.experiment import Experiment, Run
 
 matplotlib.use("Agg")
-FOLDER = Path(__file__).parent / "assets/demo"
+FOLDER = Path(__file__).parents[1] / "assets/demo"
 ARMS = {"student": "student-2d", "teacher": "teacher-2d"}
 NUM_SLICES = 6
 AT_ONCE = 4  # output channels in the worker's inner loop
