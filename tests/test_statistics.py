@@ -6,11 +6,11 @@ from pytest import approx
 from scipy import stats
 
 import kdcore
+from kdcore.evaluation.scores import per_case
 from kdcore.evaluation.statistics import (
     bootstrap_interval,
     equivalence,
     holm,
-    per_case,
     sign_flip_p,
 )
 
@@ -38,7 +38,7 @@ def test_seeds_are_averaged_for_each_case_first():
         a={"x": {"0": (0.8, 0.6), "1": (0.6, 0.4)}, "y": {"0": (0.9, 0.9), "1": (0.9, 0.9)}},
         b={"y": {"0": (0.5, 0.5)}, "x": {"0": (0.5, 0.5)}},
     )
-    assert per_case(r, "a") == {"x": approx(0.6), "y": approx(0.9)}
+    assert per_case(r, "a").to_dict() == {"x": approx(0.6), "y": approx(0.9)}
     report = kdcore.compare(r, "a", "b")
     assert report["difference"] == approx(((0.6 - 0.5) + (0.9 - 0.5)) / 2)
     assert (report["cases"], report["seeds_a"], report["seeds_b"]) == (2, 2, 1)

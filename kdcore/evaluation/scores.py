@@ -265,16 +265,11 @@ def _content(path: Path) -> bytes:
 
 
 def _parsed(data: bytes, path: Path) -> Table:
-    text = dict.fromkeys(("study", "arm", "case", "label", "metric"), str)
     try:
-        table = pd.read_csv(
-            BytesIO(data),
-            dtype=text | {"seed": "int64", "value": "float64"},
-            keep_default_na=False,
-            na_values={"value": [""]},
-            float_precision="round_trip",
-        )
-        table = as_table(table)[list(COLUMNS)]
+        # As text: pandas would take a case "007" for a number, and an arm "NA" for nothing.
+        read = as_table(pd.read_csv(BytesIO(data), dtype=str, keep_default_na=False))
+        values = np.array([float(text or "nan") for text in read["value"]])
+        table = read[list(COLUMNS)].assign(value=values).astype({"seed": "int64"})
         _check(table)
     except (ValueError, OverflowError) as error:
         raise ValueError(f"{path} is no table of scores: {error}") from error
