@@ -89,7 +89,9 @@ def volume(**kwargs):
 def test_the_networks_are_the_studys(page, network):
     index = in_worker(page, "return (await fetched('demo.json')).json()")
     origin = index["networks"][network]
-    assert origin.get("arm") == f"{network}-2d", "publish the trained runs: docs/_tools/publish_demo.py"
+    assert origin.get("arm") == f"{network}-2d", (
+        "publish the trained runs: docs/_tools/publish_demo.py"
+    )
     assert origin["test_dice"] > 0.7 and re.fullmatch("[0-9a-f]{64}", origin["model_digest"])
 
 
