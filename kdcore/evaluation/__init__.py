@@ -1,9 +1,18 @@
 """How good a network is, and how sure that is: scores, one long table of them, comparisons."""
 
 from kdcore.evaluation import figures, tables
-from kdcore.evaluation.metrics import agreement, calibration, dice, evaluate, mean_dice
+from kdcore.evaluation.metrics import (
+    absent_labels,
+    agreement,
+    calibration,
+    dice,
+    evaluate,
+    mean_dice,
+)
 from kdcore.evaluation.published import beside_published
+from kdcore.evaluation.report import write_report
 from kdcore.evaluation.scores import (
+    describe,
     from_contract,
     mean_of,
     per_case,
@@ -19,10 +28,12 @@ from kdcore.evaluation.scores import (
 from kdcore.evaluation.statistics import compare, equivalence, gap_closed, holm
 
 __all__ = [
+    "absent_labels",
     "agreement",
     "beside_published",
     "calibration",
     "compare",
+    "describe",
     "dice",
     "equivalence",
     "evaluate",
@@ -40,6 +51,7 @@ __all__ = [
     "tables",
     "to_contract",
     "where_present",
+    "write_report",
     "write_results",
     "write_table",
 ]

@@ -23,6 +23,8 @@ import numpy as np
 import pandas as pd
 
 from kdcore._files import plain, read_json, replacing, write_json
+from kdcore._provenance import provenance
+from kdcore.data.splits import Split
 
 COLUMNS = ("study", "arm", "seed", "case", "label", "metric", "value")
 ABOUT = (
@@ -205,6 +207,25 @@ def read_table(path: str | Path) -> Table:
         ValueError: If the file is damaged, lacks a column, or holds a score that none can be.
     """
     return _parsed(_content(Path(path)), Path(path))
+
+
+def describe(
+    networks: Mapping[str, Any], *, study: str, data: Any, split: Split, settings: Any, **more: Any
+) -> dict[str, Any]:
+    """What a study is, for `write_results`: versions and hardware of this machine are added.
+
+    Args:
+        networks: The trained network of each arm.
+        study: Its name.
+        data: What the data are, as JSON values.
+        split: Of the cases.
+        settings: As JSON values.
+        **more: Whatever else belongs to it.
+    """
+    arms = {name: {"params": network.count_params()} for name, network in networks.items()}
+    own = {"study": study, "data": data, "split": vars(split), "settings": settings, "arms": arms}
+    described: dict[str, Any] = plain({**provenance(), **own, **more})
+    return described
 
 
 def write_results(table: Table, about: Mapping[str, Any], path: str | Path) -> Path:

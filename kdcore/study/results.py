@@ -3,12 +3,12 @@
 from collections.abc import Iterable, Mapping, Sequence
 from typing import Any
 
-import numpy as np
 import pandas as pd
 
 from kdcore._files import plain
 from kdcore.evaluation import tables
 from kdcore.evaluation.cost import count_macs, milliseconds_a_slice, space_of
+from kdcore.evaluation.metrics import absent_labels
 from kdcore.evaluation.scores import ALL, MEAN, Table, arms_of, per_seed, table_of
 from kdcore.evaluation.statistics import adjust, compare, equivalence, gap_closed
 from kdcore.study import settings as config
@@ -63,7 +63,9 @@ def summarize(job: Experiment, runs: Iterable[Run | Record]) -> tuple[Table, dic
     ]
     about["gap_closed"] = _gaps(table, taught, compared)
     about["collapsed"] = collapsed(table, COLLAPSED)
-    about["absent"] = _absent(job, about["split"]["test"])
+    tested = set(about["split"]["test"])
+    cases = [case for case in job.cases if case.case_id in tested]
+    about["absent"] = absent_labels(cases, job.task.labels, job.task.regions)
     return table, plain(about)
 
 
@@ -191,16 +193,6 @@ def collapsed(table: Table, least: float) -> list[str]:
     """Runs ("arm seed") whose mean Dice on the test cases is below `least`, or undefined."""
     dice = {arm: per_seed(table, arm) for arm in arms_of(table)}
     return [f"{arm} {s}" for arm, values in dice.items() for s in values.index[~(values >= least)]]
-
-
-def _absent(job: Experiment, tested: Iterable[str]) -> dict[str, list[str]]:
-    """Test cases whose reference lacks a label or region, by its name."""
-    values = {key: (int(key),) for key in job.task.labels} | dict(job.task.regions)
-    masks = {case.case_id: case.mask for case in job.cases if case.mask is not None}
-    return {
-        name: [case for case in tested if not np.isin(masks[case], labels).any()]
-        for name, labels in values.items()
-    }
 
 
 def _pairs(arms: Mapping[str, config.Training], taught: Mapping[str, str]) -> list[tuple[str, str]]:
