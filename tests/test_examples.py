@@ -7,10 +7,11 @@ import keras
 import pytest
 from conftest import make_brain, write_brats
 
+from kdcore.evaluation import read_results
+from kdcore.evaluation.scores import by_seed
 from kdcore.study import __main__ as study
 from kdcore.study import experiment
 from kdcore.study.arguments import from_arguments
-from kdcore.study.results import load_results
 
 EXAMPLES = sorted((Path(__file__).parent.parent / "examples").glob("0*.py"))
 MAIN_JOB = EXAMPLES[:5]
@@ -47,7 +48,7 @@ def test_in_order(path, msd_folder, runs, monkeypatch, capsys):
 
 def test_the_last_one_leaves_results_and_figures(runs):
     folder = runs / "hippocampus-smoke"
-    results = load_results(folder / "results.json")
+    _, results = read_results(folder / "results.csv")
     assert set(results["arms"]) == {"teacher", "student", "baseline"}
     for arm in results["arms"].values():
         assert arm["params"] > 0 and arm["seeds"] == [0] and len(arm["per_case"]) == 3
@@ -61,7 +62,7 @@ def test_the_last_one_leaves_results_and_figures(runs):
 def test_the_label_budget_is_told_from_both_ends(msd_folder, runs, monkeypatch, capsys):
     run(EXAMPLES[5], msd_folder, runs, monkeypatch)
     folder = runs / "hippocampus-smoke"
-    few, everything = (load_results(folder / f"budget-{n}.json") for n in (2, 5))
+    few, everything = (read_results(folder / f"budget-{n}.csv")[1] for n in (2, 5))
     assert len(few["split"]["labelled"]["0"]) == 2
     assert len(everything["split"]["labelled"]["0"]) == 5
     assert few["split"]["test"] == everything["split"]["test"]
@@ -106,15 +107,15 @@ def test_is_in_py_percent_format(path):
 def test_a_study_over_seeds(msd_folder, tmp_path, capsys):
     options = ["--seeds", "2", "--budgets", "3", *arguments(msd_folder, tmp_path)]
     assert study.main([*options, "--out", str(tmp_path)]) == 0
-    results = load_results(tmp_path / "hippocampus-smoke-3-labels.json")
+    table, results = read_results(tmp_path / "hippocampus-smoke-3-labels.csv.gz")
     assert {n: arm["seeds"] for n, arm in results["arms"].items()} == {
         "teacher": [0, 1], "student": [0, 1], "baseline": [0, 1],
     }  # fmt: skip
     drawn = results["split"]["labelled"]
     assert len(drawn["0"]) == len(drawn["1"]) == 3
     assert drawn["0"] != drawn["1"]  # a seed redraws which cases are labelled
-    beliefs = results["arms"]["student"]["calibration"].values()
-    assert any(case["0"]["nll"] != case["1"]["nll"] for case in beliefs)
+    nll = by_seed(table, "student", "all", "nll")
+    assert (nll[0] != nll[1]).any()
     assert "collapsed runs" in capsys.readouterr().out
 
 
@@ -129,7 +130,7 @@ def test_cross_modal_on_a_folder_of_ones_own(monkeypatch, tmp_path):
     monkeypatch.setattr("sys.argv", [str(path), *options, "--runs", str(tmp_path)])
     runpy.run_path(str(path), run_name="__main__")
     folder = tmp_path / "cross-modal-brats-smoke"
-    results = load_results(folder / "results.json")
+    _, results = read_results(folder / "results.csv")
     assert set(results["arms"]) == {"teacher", "baseline", "student", "student-labelled"}
     compared = {(row["a"], row["b"], row["label"]) for row in results["comparisons"]}
     assert {("student", "baseline", "whole tumour"), ("teacher", "baseline", "2")} <= compared

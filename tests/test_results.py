@@ -5,6 +5,7 @@ import pytest
 from pytest import approx
 
 import kdcore
+from kdcore import training
 from kdcore.evaluation import cost, figures, per_seed, table_of, tables, write_results
 from kdcore.evaluation.scores import ABOUT, read_results
 from kdcore.study import results
@@ -28,7 +29,8 @@ def finished(root, arm, seed, dice):
         case: {"1": {"dice": value, **entry}, "2": {"dice": value - 0.1, **entry}}
         for case, value in zip(("x", "y"), dice, strict=True)
     }
-    run.finish(model, per_case)
+    training.keep(model, run.folder)
+    run.finish(per_case)
     return run
 
 
