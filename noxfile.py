@@ -140,7 +140,7 @@ def evaluate(session: nox.Session) -> None:
 def examples(session: nox.Session) -> None:
     """Execute the examples into the site's notebooks. `-- 01 02` for some of them."""
     install(session, "tensorflow", "figures", groups=("notebooks",))
-    session.run("python", "docs/make_notebooks.py", *session.posargs, env=QUIET)
+    session.run("python", "docs/_tools/make_notebooks.py", *session.posargs, env=QUIET)
 
 
 @nox.session
@@ -183,7 +183,7 @@ def torture(session: nox.Session) -> None:
 def bench(session: nox.Session) -> None:
     """What distillation costs beside its alternatives. `-- --parts steps latency browser`."""
     install(session, "tensorflow", "export", groups=("torch", "bench"))
-    session.run("python", "docs/benchmark/run.py", *session.posargs, env=QUIET)
+    session.run("python", "docs/_tools/benchmark/run.py", *session.posargs, env=QUIET)
 
 
 @nox.session

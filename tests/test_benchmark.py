@@ -10,7 +10,7 @@ import pytest
 import kdcore
 
 torch = pytest.importorskip("torch")
-sys.path.insert(0, str(Path(__file__).parents[1] / "docs/benchmark"))
+sys.path.insert(0, str(Path(__file__).parents[1] / "docs/_tools/benchmark"))
 
 
 @pytest.fixture(scope="module")

@@ -2,53 +2,51 @@
 
 import json
 import re
-import runpy
 from pathlib import Path
 
 import pytest
 
 import kdcore
-from kdcore.evaluation.statistics import equivalence, holm
-from kdcore.study.results import KEYS, load_results
+from kdcore.evaluation import equivalence, gap_closed, holm, per_seed, read_results
 
 ROOT = Path(__file__).parent.parent
 RESULTS = sorted((ROOT / "docs" / "results").glob("*.json"))
-STUDIES = [p for p in RESULTS if "arms" in json.loads(p.read_text())]
+STUDIES = sorted((ROOT / "docs" / "results").glob("*.csv.gz"))
 
 
-@pytest.fixture(scope="module")
-def tables():
-    return runpy.run_path(str(ROOT / "docs" / "make_tables.py"))
+def test_studies_are_tables_with_a_description():
+    described = [path for path in RESULTS if "arms" in json.loads(path.read_text())]
+    assert [path.stem for path in described] == [path.name[:-7] for path in STUDIES]
 
 
-def test_tables_are_those_of_the_results_files(tables):
-    for page in tables["PAGES"]:
-        text = page.read_text("utf-8")
-        assert tables["filled"](text) == text, f"{page.name}: run docs/make_tables.py"
+def test_no_page_holds_a_table_of_results():
+    """Neither typed nor copied: pages ask for them in `{$ … $}`, the README links."""
+    assert "| 95 % interval |" not in (ROOT / "README.md").read_text()
+    for page in (ROOT / "docs").rglob("*.md"):
+        assert "<!-- begin:" not in page.read_text("utf-8"), page
 
 
-def test_a_stale_table_is_noticed(tables):
-    text = (ROOT / "docs" / "design.md").read_text("utf-8")
-    block = tables["BLOCK"].search(text)
-    stale = text.replace(block[0], block[0].replace("0.", "1.", 1), 1)
-    assert stale != text and tables["filled"](stale) == text
-
-
-@pytest.mark.parametrize("path", STUDIES, ids=lambda path: path.stem)
+@pytest.mark.parametrize("path", STUDIES, ids=lambda path: path.name[:-7])
 def test_every_comparison_can_be_computed_again(path):
-    study = load_results(path)
-    assert set(KEYS) <= set(study)
-    for row in study["comparisons"]:
-        again = kdcore.compare(study, row["a"], row["b"], label=row["label"])
-        assert again.pop("interval") == pytest.approx(row["interval"])
-        rest = {k: v for k, v in row.items() if k not in ("interval", "p_holm")}
-        assert again == pytest.approx(rest)
-    for row in study.get("equivalence", []):
-        again = equivalence(study, row["a"], row["b"], row["margin"], label=row["label"])
-        assert again == pytest.approx(row)
-    for label in {row["label"] for row in study["comparisons"]}:
-        family = [r for r in study["comparisons"] if r["label"] == label and "p_holm" in r]
+    table, about = read_results(path)
+    for row in about["comparisons"]:
+        again = kdcore.compare(table, row["a"], row["b"], label=row["label"])
+        same(again, {k: v for k, v in row.items() if k != "p_holm"})
+    for row in about.get("equivalence", []):
+        same(equivalence(table, row["a"], row["b"], row["margin"], label=row["label"]), row)
+    for row in about.get("gap_closed", []):
+        arms = row["student"], row["baseline"], row["teacher"]
+        same(gap_closed(table, *arms, label=row["label"]), row)
+    for label in {row["label"] for row in about["comparisons"]}:
+        family = [r for r in about["comparisons"] if r["label"] == label and "p_holm" in r]
         assert [r["p_holm"] for r in family] == pytest.approx(holm([r["p"] for r in family]))
+
+
+def same(new, old):
+    assert set(new) == set(old)
+    for key, value in old.items():
+        exact = not isinstance(value, float | list)
+        assert new[key] == (value if exact else pytest.approx(value, rel=0, abs=1e-12)), key
 
 
 @pytest.mark.parametrize("path", RESULTS, ids=lambda path: path.stem)
@@ -62,22 +60,23 @@ def test_results_are_strict_json_without_paths(path):
 
 
 def test_the_published_main_job():
-    study = load_results(ROOT / "docs" / "results" / "hippocampus-quick.json")
+    table, study = read_results(ROOT / "docs" / "results" / "hippocampus-quick.csv.gz")
     arms = study["arms"]
     assert arms["teacher"]["params"] >= 15 * arms["student"]["params"]
-    assert arms["student"]["seeds"] == arms["baseline"]["seeds"] == list(range(10))
+    for arm in ("student", "baseline"):
+        assert per_seed(table, arm).index.tolist() == arms[arm]["seeds"] == list(range(10))
     assert len(study["split"]["test"]) >= 40 and study["collapsed"] == []
     assert len(study["split"]["labelled"]["0"]) == 8
 
 
 def test_what_is_listed_as_absent_is_where_a_dice_says_nothing():
-    study = load_results(ROOT / "docs/results/evidence-simulated-quick-8-labels.json")
+    path = ROOT / "docs/results/evidence-simulated-quick-8-labels.csv.gz"
+    table, study = read_results(path)
     assert set(study["absent"]) == {"1", "2", "whole tumour"} and study["absent"]["2"]
-    for arm in study["arms"].values():
-        for case_id, seeds in arm["per_case"].items():
-            for label, scores in ((k, v) for run in seeds.values() for k, v in run.items()):
-                lacks = case_id in study["absent"][label]
-                assert (scores["dice"] in (0, None)) if lacks else (scores["dice"] is not None)
+    dice = table[table["metric"] == "dice"]
+    lacks = [row.case in study["absent"][row.label] for row in dice.itertuples()]
+    assert dice["value"][lacks].fillna(0).eq(0).all()
+    assert dice["value"][[not each for each in lacks]].notna().all()
 
 
 def test_the_readme_names_sessions_that_exist():

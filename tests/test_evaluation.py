@@ -170,7 +170,7 @@ def test_scans_without_a_mask_need_not_be_there(weights, msd_folder, tmp_path):
 def test_the_published_networks_say_what_they_were_trained_on():
     folder = Path(__file__).parents[1] / "docs" / "weights"
     for path in folder.glob("*.keras"):
-        trained = trained_on(load_network(path), "elsewhere")
+        trained = trained_on(load_network(path), folder / "weights.json")
         assert trained["orientation"] == "RAS" and len(trained["seen"]) in (28, 140)
         assert trained["spacing_mm"] == [1.0, 1.0, 1.0]
         assert all(40 <= edge <= 60 for edge in trained["extent_mm"])

@@ -1,9 +1,11 @@
 """Numbers of one's own beside the published ones."""
 
+import pandas as pd
 import pytest
 from scipy import stats
 
-from kdcore.study.published import beside_published, expected_range, published_results
+from kdcore.evaluation import beside_published, table_of, write_table
+from kdcore.evaluation.published import expected_range
 
 
 def arm(*dice):
@@ -50,9 +52,12 @@ def test_the_difference_tells_what_the_arms_ranges_are_too_wide_for():
     assert "student − baseline" in difference and difference.rstrip(" |").endswith("no")
 
 
+def of_cases(arm="x", **dice):
+    return table_of({case: {"1": {"dice": value}} for case, value in dice.items()}, arm=arm)
+
+
 def test_other_test_cases_are_not_compared():
-    mine = {"arms": {"x": arm(0.5)}, "split": {"test": ["mine_1", "a"]}}
-    theirs = {"arms": {"x": arm(0.5, 0.6)}, "split": {"test": ["a", "b", "c"]}}
+    mine, theirs = of_cases(mine_1=0.5, a=0.5), of_cases(a=0.5, b=0.6, c=0.7)
     told = beside_published(mine, theirs, "1", "x")
     assert "Not comparable: these are 2 test cases, the published ones 3, of which 1" in told
     assert "yes" not in told and "|" not in told
@@ -60,14 +65,9 @@ def test_other_test_cases_are_not_compared():
 
 def test_all_arms_are_compared_on_the_same_scans():
     """Scan b lacks the label: who finds nothing there has no Dice, who finds something 0."""
-
-    def finds(*dice):
-        both = {case: {"0": {"1": {"dice": d}}} for case, d in zip("ab", dice, strict=True)}
-        return {"seeds": [0], "per_case": both}
-
-    absent = {"split": {"test": ["a", "b"]}, "absent": {"1": ["b"]}}
-    mine = {"arms": {"student": finds(0.8, None), "baseline": finds(0.9, 0.0)}, **absent}
-    table = beside_published(mine, mine, "1", "x")
+    mine = pd.concat([of_cases("student", a=0.8, b=None), of_cases("baseline", a=0.9, b=0.0)])
+    mine = mine.reset_index(drop=True)
+    table = beside_published(mine, mine, "1", "x", absent={"1": ["b"]})
     rows = [[cell.strip() for cell in line.split("|")[1:4]] for line in table.splitlines()[2:5]]
     assert rows == [
         ["student", "0.800", "0.800 (1 runs)"],
@@ -79,22 +79,18 @@ def test_all_arms_are_compared_on_the_same_scans():
 
 def test_runs_made_again_widen_the_range():
     once = {"arms": {"x": arm(0.80, 0.81)}}
-    twice = once | {"again": {"arms": {"x": arm(0.70, 0.75), "y": arm(0.1)}}}
+    again = {"arms": {"x": arm(0.70, 0.75), "y": arm(0.1)}}
     assert "(2 runs)" in beside_published({"arms": {"x": arm(0.72)}}, once, "1", "x")
-    told = beside_published({"arms": {"x": arm(0.72)}}, twice, "1", "x")
+    told = beside_published({"arms": {"x": arm(0.72)}}, [once, again], "1", "x")
     assert "0.765 (4 runs)" in told and "yes" in told
 
 
-def test_the_published_runs_of_the_other_machine_are_found():
-    study = published_results("hippocampus-quick", 8)
-    assert study["split"]["test"] == study["again"]["split"]["test"]
-    assert "again" not in published_results("simulated-quick", 8)
+def test_paths_will_do(tmp_path):
+    path = write_table(of_cases(a=0.5), tmp_path / "published.csv.gz")
+    told = beside_published(str(path), path)
+    assert "Dice mean" in told and "0.500 (1 runs)" in told
 
 
 def test_no_range_beyond_what_a_dice_can_be():
     table = beside_published({"arms": {"x": arm(0.5)}}, {"arms": {"x": arm(0.1, 0.9)}}, "1", "x")
     assert "0.000 … 1.000" in table
-
-
-def test_what_is_not_published_is_none():
-    assert published_results("nothing-quick", 3) is None

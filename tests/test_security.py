@@ -18,11 +18,13 @@ import numpy as np
 import pytest
 
 import kdcore
+from kdcore import training
 from kdcore._files import open_array
 from kdcore.data import download as datasets
+from kdcore.evaluation import write_results
 from kdcore.evaluation.folder import load_network
-from kdcore.study.experiment import Run, RunError
-from kdcore.study.results import collect, save_results
+from kdcore.study.experiment import Run
+from kdcore.study.results import collect, record
 from kdcore.study.tasks import TASKS
 
 ROOT = Path(__file__).parent.parent
@@ -62,9 +64,9 @@ def test_a_network_file_cannot_bring_code(tmp_path):
     with pytest.raises(ValueError, match=r"x.keras cannot be loaded.*[Ll]ambda"):
         load_network(network_with_code(tmp_path / "x.keras"))
     run = Run(tmp_path / "runs", "student", 0, {}, SPLIT)
-    run.finish(kdcore.unet((16, 16, 1), 3, 2, 1), {"x": {}})
-    network_with_code(run.folder / "model.keras")
-    with pytest.raises(RunError, match=r"model.keras cannot be loaded.*[Ll]ambda"):
+    training.keep(kdcore.unet((16, 16, 1), 3, 2, 1), run.folder)
+    network_with_code(run.folder / "network.keras")
+    with pytest.raises(training.TrainingError, match=r"network.keras cannot be loaded.*[Ll]ambda"):
         run.load()
 
 
@@ -155,10 +157,13 @@ def test_results_tell_nothing_of_who_ran_them(tmp_path, monkeypatch):
     monkeypatch.setenv("KDCORE_DATA", str(tmp_path / "data-of-mine"))
     run = Run(tmp_path / "runs-of-mine", "student", 0, {}, SPLIT)
     entry = {"dice": 0.5, "surface_dice_1mm": 0.5, "hd95_mm": 1.0}
-    run.finish(kdcore.unet((16, 16, 1), 3, 2, 1), {"x": {"1": entry, "2": entry}})
+    training.keep(kdcore.unet((16, 16, 1), 3, 2, 1), run.folder)
+    run.finish({"x": {"1": entry, "2": entry}})
+    task = TASKS["hippocampus"]
+    write_results(*collect("s", [record(run, task)], task, {}), tmp_path / "results.csv")
     path = tmp_path / "results.json"
-    save_results(collect("s", [run], [], TASKS["hippocampus"], {}), path)
     told = path.read_text() + (run.folder / "result.json").read_text()
+    told += (tmp_path / "results.csv").read_text()
     hidden = [str(tmp_path), "of-mine", "secret-of", str(Path.home()), str(ROOT)]
     hidden += [name for name in (socket.gethostname(), getpass.getuser()) if len(name) > 4]
     assert not [word for word in hidden if word in told]

@@ -6,11 +6,11 @@ from pytest import approx
 from scipy import stats
 
 import kdcore
+from kdcore.evaluation.scores import per_case
 from kdcore.evaluation.statistics import (
     bootstrap_interval,
     equivalence,
     holm,
-    per_case,
     sign_flip_p,
 )
 
@@ -38,7 +38,7 @@ def test_seeds_are_averaged_for_each_case_first():
         a={"x": {"0": (0.8, 0.6), "1": (0.6, 0.4)}, "y": {"0": (0.9, 0.9), "1": (0.9, 0.9)}},
         b={"y": {"0": (0.5, 0.5)}, "x": {"0": (0.5, 0.5)}},
     )
-    assert per_case(r, "a") == {"x": approx(0.6), "y": approx(0.9)}
+    assert per_case(r, "a").to_dict() == {"x": approx(0.6), "y": approx(0.9)}
     report = kdcore.compare(r, "a", "b")
     assert report["difference"] == approx(((0.6 - 0.5) + (0.9 - 0.5)) / 2)
     assert (report["cases"], report["seeds_a"], report["seeds_b"]) == (2, 2, 1)
@@ -95,6 +95,41 @@ def test_interval_covers_as_often_as_it_says():
 
 def test_no_difference_is_not_significant():
     assert sign_flip_p(np.array([0.1, -0.1, 0.2, -0.2])) == 1.0
+
+
+def of_trainings(rng, luck, cases=200, seeds=10):
+    """A constant gain of 0.02 over a baseline, and whatever the training's luck adds."""
+    base = rng.uniform(0.4, 0.6, cases)
+
+    def arm(gain, lucks):
+        return {
+            f"c{i:03}": {str(s): (v + gain + lucks[s],) * 2 for s in range(seeds)}
+            for i, v in enumerate(base)
+        }
+
+    return results(a=arm(0.02, luck * rng.normal(size=seeds)), b=arm(0.0, np.zeros(seeds)))
+
+
+def test_the_interval_over_seeds_holds_the_luck_of_training(rng):
+    """All cases of a training share its luck, so more cases do not make it smaller."""
+    report = kdcore.compare(of_trainings(rng, luck=0.01), "a", "b")
+    low, high = report["interval_seeds"]
+    assert report["interval"][1] - report["interval"][0] < 1e-9  # the same in each case
+    expected = 2 * 1.96 * 0.01 / np.sqrt(10)
+    assert 0.5 * expected < high - low < 1.5 * expected
+    assert low < report["difference"] < high
+    same = kdcore.compare(of_trainings(rng, luck=0.0), "a", "b")
+    assert same["interval_seeds"] == approx([0.02, 0.02])
+
+
+def test_the_interval_over_seeds_needs_the_same_several_seeds():
+    one, two = {"x": {"0": (0.5, 0.5)}, "y": {"0": (0.6, 0.6)}}, {}
+    for case, seeds in one.items():
+        two[case] = {**seeds, "1": (0.7, None)}
+    r = results(a=two, b=one, c=two)
+    assert kdcore.compare(r, "a", "b")["interval_seeds"] is None
+    assert kdcore.compare(r, "b", "b")["interval_seeds"] is None
+    assert kdcore.compare(r, "a", "c")["interval_seeds"] == [0.0, 0.0]
 
 
 def test_one_case_has_no_interval():

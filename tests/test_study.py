@@ -13,6 +13,7 @@ from scipy import special
 import kdcore
 from kdcore._files import lock
 from kdcore._kernels import forget_trainings
+from kdcore.evaluation import read_results
 from kdcore.study import __main__ as study
 from kdcore.study import settings as config
 from kdcore.study.experiment import Experiment, train
@@ -124,8 +125,8 @@ def test_several_workers_share_the_work(msd_folder, tmp_path, capfd):
     options += ["--runs", str(tmp_path / "runs"), "--seeds", "1", "--workers", "2"]
     assert study.main([*options, "--records", str(tmp_path / "kept"), "--out", str(tmp_path)]) == 0
     assert len(list((tmp_path / "kept").glob("*.json"))) == 3
-    results = json.loads((tmp_path / "hippocampus-smoke-2-labels.json").read_text())
-    assert set(results["arms"]) == {"teacher", "student", "baseline"}
+    table, results = read_results(tmp_path / "hippocampus-smoke-2-labels.csv.gz")
+    assert set(table["arm"]) == set(results["arms"]) == {"teacher", "student", "baseline"}
     students = [row for row in results["comparisons"] if row["b"] == "baseline"]
     assert all(row["p_holm"] >= row["p"] for row in students)
     assert results["equivalence"][0]["a"] == "student"

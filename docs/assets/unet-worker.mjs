@@ -1,6 +1,6 @@
 // A U-Net in plain JavaScript: it reads a slice, runs it through a network, answers with logits.
 //
-// `docs/publish_demo.py` writes the networks: a list of steps in demo.json, and their weights
+// `docs/_tools/publish_demo.py` writes the networks: a list of steps in demo.json, and their weights
 // with the batch normalization folded in. Images lie row by row, the channels of a pixel
 // together, with a border of zeros one pixel wide: convolutions then need no special case
 // at the edge.

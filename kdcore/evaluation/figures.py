@@ -6,9 +6,9 @@ from typing import TYPE_CHECKING, Any
 import numpy as np
 
 from kdcore.data.cases import Case
-from kdcore.evaluation.statistics import MEAN, compare, per_case
+from kdcore.evaluation.scores import MEAN, Table, arms_of, per_case, per_seed
+from kdcore.evaluation.statistics import compare
 from kdcore.evaluation.teaching import soften
-from kdcore.study.results import dice_of_seeds
 
 if TYPE_CHECKING:
     from matplotlib.figure import Figure
@@ -62,26 +62,27 @@ def loss_curves(histories: Mapping[str, Mapping[str, Sequence[float]]]) -> "Figu
 
 
 def label_budgets(
-    summaries: Sequence[Mapping[str, Any]],
-    label: str = "mean",
+    tables: Mapping[int, Table],
+    label: str = MEAN,
     title: str = "",
     arms: Sequence[str] | None = None,
 ) -> "Figure":
     """Dice over the number of labelled cases: mean of an arm's seeds, band from least to most.
 
     Args:
-        summaries: Results with different `config["num_labelled"]`; arms that all have are shown.
+        tables: Scores by the number of labelled cases; arms that all have are shown.
         label: A label, a region or "mean".
         title: Over the figure; says what the data are.
         arms: Only these.
     """
     figure, axes = _panels(1, 1, 5.4, 3.6)
     axis = axes[0][0]
-    budgets = [summary["config"]["num_labelled"] for summary in summaries]
-    shared = [a for a in summaries[0]["arms"] if all(a in s["arms"] for s in summaries)]
-    arms = [a for a in shared if arms is None or a in arms]
+    budgets = list(tables)
+    known = [arms_of(table) for table in tables.values()]
+    shared = [arm for arm in known[0] if all(arm in others for others in known)]
+    arms = [arm for arm in shared if arms is None or arm in arms]
     for number, arm in enumerate(arms):
-        values = [list(dice_of_seeds(s["arms"][arm], label).values()) for s in summaries]
+        values = [per_seed(table, arm, label).tolist() for table in tables.values()]
         color = COLORS[number % len(COLORS)]
         means = [np.mean(v) for v in values]
         axis.plot(budgets, means, marker="o", color=color, label=arm)
@@ -96,19 +97,18 @@ def label_budgets(
     return figure
 
 
-def case_differences(results: Mapping[str, Any], a: str, b: str, label: str = MEAN) -> "Figure":
+def case_differences(table: Table, a: str, b: str, label: str = MEAN) -> "Figure":
     """The difference a − b of every test case, seeds averaged, from least to most.
 
     Args:
-        results: A results dict that compares a with b.
+        table: Scores.
         a: An arm.
         b: The arm it is compared with.
         label: A label, a region or "mean".
     """
-    scores = [per_case(results, arm, label) for arm in (a, b)]
-    both = [100 * (scores[0][c] - scores[1][c]) for c in scores[0] if c in scores[1]]
-    values = np.sort([value for value in both if np.isfinite(value)])
-    compared = compare(results, a, b, label=label)
+    difference = per_case(table, a, label) - per_case(table, b, label)
+    values = 100 * np.sort(difference.dropna())
+    compared = compare(table, a, b, label=label)
     figure, axes = _panels(1, 1, 5.4, 3.0)
     axis = axes[0][0]
     colors = [COLORS[4] if value >= 0 else COLORS[5] for value in values]
@@ -122,23 +122,23 @@ def case_differences(results: Mapping[str, Any], a: str, b: str, label: str = ME
     return figure
 
 
-def dots(results: Mapping[str, Any], label: str = MEAN) -> "Figure":
+def dots(table: Table, label: str = MEAN) -> "Figure":
     """The Dice of every arm: a small dot a test case, a large one a seed's mean.
 
     Args:
-        results: A results dict.
+        table: Scores.
         label: A label, a region or "mean".
     """
-    arms = results["arms"]
+    arms = arms_of(table)
     figure, axes = _panels(1, 1, 6.4, 0.7 + 0.34 * len(arms))
     axis = axes[0][0]
-    for place, (name, arm) in enumerate(arms.items()):
-        cases = np.array(list(per_case(results, name, label).values()), dtype=float)
+    for place, arm in enumerate(arms):
+        cases = per_case(table, arm, label).to_numpy()
         color = COLORS[place % len(COLORS)]
         axis.plot(cases, np.full(len(cases), place), "|", color=color, alpha=0.5, markersize=9)
-        means = list(dice_of_seeds(arm, label).values())
+        means = per_seed(table, arm, label).to_numpy()
         axis.plot(means, np.full(len(means), place), "o", color=color, markersize=5)
-    axis.set_yticks(range(len(arms)), list(arms))
+    axis.set_yticks(range(len(arms)), arms)
     axis.invert_yaxis()
     axis.spines[["top", "right"]].set_visible(False)
     axis.set(xlabel=f"Dice, {label}: lines are test cases, dots seeds")

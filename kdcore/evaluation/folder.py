@@ -10,20 +10,21 @@ from typing import Any
 
 import keras
 import numpy as np
+import pandas as pd
 
 from kdcore._files import file_digest, read_json, write_json
 from kdcore._provenance import provenance, weights_digest
 from kdcore.data.cases import Case
 from kdcore.data.grid import orientation, reorient
 from kdcore.data.msd import label_names, read_msd
-from kdcore.evaluation.metrics import evaluate, labels_of
-from kdcore.evaluation.statistics import MEAN, bootstrap_interval, per_case
+from kdcore.evaluation.metrics import evaluate
+from kdcore.evaluation.scores import MEAN, per_case, table_of
+from kdcore.evaluation.statistics import bootstrap_interval
 from kdcore.evaluation.tables import interval, markdown
 from kdcore.export import load_exported
 
 INDEX = "weights.json"
-"""Beside published networks: what each was trained on."""
-_PUBLISHED = Path(__file__).parents[2] / "docs" / "weights"
+"""Beside networks: what each was trained on."""
 LARGER = 1.5
 """A scan so many times as long as the longest in training is not what a network knows."""
 METRICS = {"dice": "Dice", "surface_dice_1mm": "surface Dice 1 mm", "hd95_mm": "HD95 mm"}
@@ -37,6 +38,7 @@ def main(arguments: list[str] | None = None) -> int:
     """
     parser = argparse.ArgumentParser(description="Evaluate a network on a folder of scans.")
     parser.add_argument("--weights", type=Path, required=True, help=".keras, .onnx or .tflite")
+    parser.add_argument("--index", type=Path, help=f"what networks know; default: {INDEX} beside W")
     parser.add_argument("--data", type=Path, required=True, help="folder in the Decathlon's layout")
     parser.add_argument("--out", type=Path, default=None, help="JSON file for each case's scores")
     options = parser.parse_args(arguments)
@@ -49,7 +51,8 @@ def main(arguments: list[str] | None = None) -> int:
         cases = read_msd(options.data, labelled_only=True)
         if not cases:
             raise ValueError(f"{options.data} has no case with a mask to compare with.")
-        names, trained = label_names(options.data), trained_on(network, options.weights.parent)
+        index = options.index or options.weights.parent / INDEX
+        names, trained = label_names(options.data), trained_on(network, index)
         for doubt in doubts(trained, cases, names):
             print(f"Note: {doubt}", file=sys.stderr)
         scores = evaluate(network, as_trained(cases, trained))
@@ -94,23 +97,22 @@ def load_network(path: str | Path) -> Any:
         raise ValueError(f"{path} cannot be loaded: {error}") from error
 
 
-def trained_on(network: Any, folder: str | Path) -> dict[str, Any]:
+def trained_on(network: Any, index: str | Path) -> dict[str, Any]:
     """What is known of a network, whatever its file is called; empty where nothing is.
 
     Args:
         network: Keras', or exported from one.
-        folder: Holds an index of networks; that of the published ones is looked at as well.
+        index: JSON file on several networks; it need not be there.
 
     Raises:
         ValueError: If what the index says of this network is not in the form that is expected.
     """
-    exported = getattr(network, "description", {})
+    exported, index = getattr(network, "description", {}), Path(index)
     own = exported.get("model_digest") if exported else weights_digest(network)
-    for index in (Path(folder) / INDEX, _PUBLISHED / INDEX):
-        content = read_json(index) if own and index.is_file() else {}
-        for entry in content.values() if isinstance(content, dict) else ():
-            if isinstance(entry, dict) and entry.get("model_digest") == own:
-                return _checked(entry, index)
+    content = read_json(index) if own and index.is_file() else {}
+    for entry in content.values() if isinstance(content, dict) else ():
+        if isinstance(entry, dict) and entry.get("model_digest") == own:
+            return _checked(entry, index)
     return {}
 
 
@@ -216,22 +218,19 @@ def score_table(scores: Mapping[str, Any], names: Mapping[str, str] | None = Non
         scores: From `evaluate`.
         names: Of the labels.
     """
-    names = names or {}
-    per_seed = {case_id: {"0": entry} for case_id, entry in scores.items()}
-    results = {"arms": {"network": {"per_case": per_seed}}}
+    names, table = names or {}, table_of(scores, arm="network")
+    labels = [label for label in table["label"].unique() if label.isdigit()]
     rows = []
-    for label in [*labels_of(next(iter(scores.values()))), MEAN]:
+    for label in [*labels, MEAN]:
         row = [f"{label}, {names[label]}" if label in names else label]
-        for metric in METRICS:
-            row.append(_mean_of([*per_case(results, "network", label, metric).values()]))
+        row += [_mean_of(per_case(table, "network", label, metric)) for metric in METRICS]
         rows.append([*row, str(len(scores))])
     return markdown(["label", *METRICS.values(), "cases"], rows)
 
 
-def _mean_of(values: list[float]) -> str:
+def _mean_of(values: pd.Series) -> str:
     """With its interval, and of how many cases, where it is not defined for all."""
-    known = np.array(values, float)
-    known = known[np.isfinite(known)]
+    known = values.dropna().to_numpy()
     if not len(known):
         return "–"
     limits = bootstrap_interval(known)

@@ -228,6 +228,31 @@ def evaluate_case(
     return result
 
 
+def absent_labels(
+    cases: Iterable[Case],
+    labels: Iterable[str],
+    regions: Mapping[str, Sequence[int]] | None = None,
+) -> dict[str, list[str]]:
+    """Cases whose reference lacks a label or region, by its name.
+
+    A Dice says nothing there: it is undefined, or 0 where a network finds something.
+
+    Args:
+        cases: Cases with masks.
+        labels: "1", "2", ...
+        regions: Labels that are scored together, {"whole tumour": (1, 2)}.
+
+    Raises:
+        ValueError: If a case has no mask.
+    """
+    cases = list(cases)
+    values = {str(label): (int(label),) for label in labels} | dict(regions or {})
+    return {
+        name: [case.case_id for case in cases if not np.isin(_mask_of(case), wanted).any()]
+        for name, wanted in values.items()
+    }
+
+
 def _mask_of(case: Case) -> np.ndarray:
     if case.mask is None:
         raise ValueError(f"{case.case_id} has no mask, so it cannot be evaluated.")

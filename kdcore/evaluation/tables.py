@@ -1,65 +1,107 @@
-"""Results -> Markdown tables."""
+"""Tables of scores as text: a narrow one for a terminal, wider ones in Markdown for pages."""
 
 from collections.abc import Mapping, Sequence
 from typing import Any
 
 import numpy as np
 
-from kdcore.evaluation.statistics import MEAN
-from kdcore.study.results import dice_of_seeds, mean_over_cases
+from kdcore.evaluation.scores import ALL, MEAN, Source, Table, arms_of, as_table, mean_of, per_seed
+from kdcore.evaluation.statistics import compare
 
+Study = tuple[Table, Mapping[str, Any]]
+"""Scores, and what `read_results` gives with them."""
 _COLUMNS = (
     ("surface Dice 1 mm", "surface_dice_1mm", "{:.3f}"),
     ("HD95 mm", "hd95_mm", "{:.2f}"),
 )
 
 
-def table(results: Mapping[str, Any], labels: Mapping[str, str]) -> str:
+def summary(
+    table: Source,
+    parameters: Mapping[str, int] | None = None,
+    *,
+    baseline: str = "baseline",
+    label: str = MEAN,
+) -> str:
+    """Each arm's Dice, and how far it is from the baseline, in at most 80 characters.
+
+    Args:
+        table: Scores, or the path of a table.
+        parameters: Of each arm's network, where they are to be shown.
+        baseline: The arm that the others are compared with.
+        label: A label, a region or "mean".
+
+    Returns:
+        A Markdown table: arm, parameters, Dice, and the difference in Dice points
+        (hundredths) with its 95 % interval over cases.
+    """
+    table, parameters = as_table(table), parameters or {}
+    arms = arms_of(table)
+    header = ["arm", "parameters", "Dice" if label == MEAN else f"Dice {label}"]
+    header.append(f"− {baseline}, Dice points")
+    rows = []
+    for arm in arms:
+        size = f"{parameters[arm]:,}" if arm in parameters else "–"
+        row = [arm, size, f"{mean_of(table, arm, label):.3f}", "–"]
+        if baseline in arms and arm != baseline:
+            found = compare(table, arm, baseline, label=label)
+            limits = interval(found["interval"], 100, "+.2f")
+            row[-1] = f"{100 * found['difference']:+.2f} ({limits})"
+        rows.append(row)
+    if not parameters:
+        header, rows = header[:1] + header[2:], [row[:1] + row[2:] for row in rows]
+    return markdown(header, rows)
+
+
+def arm_table(table: Table, arms: Mapping[str, Any], labels: Mapping[str, str]) -> str:
     """A Markdown table: arms in rows; Dice of each label and mean, distances, cost.
 
     Milliseconds are the least measured of all arms with the same network: what else the
     machine does can only make it slower.
 
     Args:
-        results: From `collect` or `load_results`.
+        table: Scores.
+        arms: `{arm: {"params", "macs_a_slice", "ms_a_slice"}}`.
         labels: Names of the labels and regions, {"1": "anterior", ...}.
     """
     header = ["arm", "seeds", *(f"Dice {name}" for name in labels.values()), "mean Dice"]
     header += [name for name, *_ in _COLUMNS] + ["parameters", "MMACs a slice", "ms a slice"]
     fastest: dict[tuple[int, int], float] = {}
-    for arm in results["arms"].values():
+    for arm in arms.values():
         network = arm["params"], arm["macs_a_slice"]
         fastest[network] = min(arm["ms_a_slice"], fastest.get(network, np.inf))
+    seeds = table.groupby("arm")["seed"].nunique()
     rows = []
-    for name, arm in results["arms"].items():
-        dice = [mean_over_cases(results, name, label, "dice") for label in (*labels, "mean")]
-        row = [name, str(len(arm["seeds"])), *(f"{value:.3f}" for value in dice)]
-        for _, key, form in _COLUMNS:
-            row.append(form.format(mean_over_cases(results, name, "mean", key)))
-        row += [f"{arm['params']:,}", f"{arm['macs_a_slice'] / 1e6:.1f}"]
-        rows.append([*row, f"{fastest[arm['params'], arm['macs_a_slice']]:.2f}"])
+    for name in arms_of(table):
+        params, macs = arms[name]["params"], arms[name]["macs_a_slice"]
+        dice = [mean_of(table, name, label) for label in (*labels, MEAN)]
+        row = [name, str(seeds[name]), *(f"{value:.3f}" for value in dice)]
+        row += [form.format(mean_of(table, name, MEAN, key)) for _, key, form in _COLUMNS]
+        rows.append([*row, f"{params:,}", f"{macs / 1e6:.1f}", f"{fastest[params, macs]:.2f}"])
     return markdown(header, rows)
 
 
-def comparison_table(results: Mapping[str, Any], names: Mapping[str, str] | None = None) -> str:
-    """A Markdown table of the comparisons, in Dice points (hundredths).
+def comparison_table(
+    comparisons: Sequence[Mapping[str, Any]], names: Mapping[str, str] | None = None
+) -> str:
+    """A Markdown table of comparisons, in Dice points (hundredths).
 
     With the seeds of both arms, where they are not as many.
 
     Args:
-        results: From `collect` or `load_results`.
+        comparisons: From `compare`.
         names: Of the labels and regions that were compared.
     """
     names = names or {}
     header = ["difference", "of", "Dice points", "95 % interval", "p", "cases"]
-    adjusted = any("p_holm" in row for row in results["comparisons"])
+    adjusted = any("p_holm" in row for row in comparisons)
     if adjusted:
         header.insert(5, "p, Holm")
-    uneven = any(row.get("seeds_a") != row.get("seeds_b") for row in results["comparisons"])
+    uneven = any(row.get("seeds_a") != row.get("seeds_b") for row in comparisons)
     if uneven:
         header.append("seeds")
     rows = []
-    for row in results["comparisons"]:
+    for row in comparisons:
         label = names.get(row["label"], row["label"])
         points = f"{100 * row['difference']:+.2f}"
         limits = interval(row["interval"], 100, "+.2f")
@@ -70,8 +112,15 @@ def comparison_table(results: Mapping[str, Any], names: Mapping[str, str] | None
     return markdown(header, rows)
 
 
-def equivalence_table(results: Mapping[str, Any], names: Mapping[str, str] | None = None) -> str:
-    """A Markdown table: is a student as good as its teacher, within a margin?"""
+def equivalence_table(
+    tests: Sequence[Mapping[str, Any]], names: Mapping[str, str] | None = None
+) -> str:
+    """A Markdown table: is a student as good as its teacher, within a margin?
+
+    Args:
+        tests: From `equivalence`.
+        names: Of the labels and regions that were compared.
+    """
     names = names or {}
     rows = [
         [
@@ -82,84 +131,81 @@ def equivalence_table(results: Mapping[str, Any], names: Mapping[str, str] | Non
             _p(row["p_not_worse"]),
             _p(row["p"]),
         ]
-        for row in results.get("equivalence", [])
+        for row in tests
     ]
     return markdown(
         ["difference", "of", "Dice points", "margin", "p, not worse", "p, equivalent"], rows
     )
 
 
-def calibration_table(results: Mapping[str, Any]) -> str:
-    """A Markdown table of calibration, agreement with the teacher, and cost."""
+def calibration_table(table: Table, arms: Mapping[str, Any]) -> str:
+    """A Markdown table of calibration, agreement with the teacher, and cost.
+
+    Args:
+        table: Scores.
+        arms: `{arm: {"runs": {seed: {"training_seconds"}}}}`.
+    """
     rows = []
-    for name, arm in results["arms"].items():
-        beliefs = [_over_cases(arm.get("calibration"), key) for key in ("ece", "nll", "brier")]
-        agreed = _over_cases(arm.get("agreement"))
-        seconds = [run["training_seconds"] for run in arm["runs"].values()]
-        row = [name, *(number(value, ".4f") for value in beliefs), number(agreed, ".3f")]
-        rows.append([*row, f"{np.mean(seconds):.0f}"])
+    means = table[table["label"] == ALL].groupby(["arm", "metric"])["value"].mean()
+    for name in arms_of(table):
+        believed = [number(means.get((name, m)), ".4f") for m in ("ece", "nll", "brier")]
+        agreed = number(means.get((name, "agreement")), ".3f")
+        seconds = [run["training_seconds"] for run in arms[name]["runs"].values()]
+        rows.append([name, *believed, agreed, f"{np.mean(seconds):.0f}"])
     header = ["arm", "ECE", "NLL", "Brier", "Dice with its teacher", "training seconds"]
     return markdown(header, rows)
 
 
-def _over_cases(part: Mapping[str, Any] | None, key: str | None = None) -> float | None:
-    """Mean over cases and seeds; None if it was not measured."""
-    entries = [e for case in (part or {}).values() for e in case.values()]
-    values = [entry[key] if key else entry for entry in entries]
-    known = [value for value in values if value is not None]
-    return float(np.mean(known)) if known else None
-
-
 def number(value: float | None, form: str) -> str:
     """Formatted, or a dash where it was not measured."""
-    return "–" if value is None else format(value, form)
+    return "–" if value is None or np.isnan(value) else format(value, form)
 
 
 def _p(value: float | None) -> str:
     return "< 0.0001" if value is not None and value < 0.0001 else number(value, ".4f")
 
 
-def gap_table(results: Mapping[str, Any], names: Mapping[str, str] | None = None) -> str:
-    """A Markdown table of the share of the gap from baseline to teacher that students close."""
+def gap_table(gaps: Sequence[Mapping[str, Any]], names: Mapping[str, str] | None = None) -> str:
+    """A Markdown table of the share of the gap from baseline to teacher that students close.
+
+    Args:
+        gaps: From `gap_closed`.
+        names: Of the labels and regions.
+    """
     names = names or {}
     rows = [
-        [
-            row["student"],
-            names.get(row["label"], row["label"]),
-            _gap(row),
-            str(row["cases"]),
-        ]
-        for row in results["gap_closed"]
+        [row["student"], names.get(row["label"], row["label"]), _gap(row), str(row["cases"])]
+        for row in gaps
     ]
     return markdown(["student", "of", "gap closed (95 % interval)", "cases"], rows)
 
 
 def budget_table(
-    summaries: Sequence[Mapping[str, Any]], label: str = MEAN, arms: Sequence[str] | None = None
+    studies: Sequence[Study], label: str = MEAN, arms: Sequence[str] | None = None
 ) -> str:
-    """A Markdown table over results with different numbers of labelled cases.
+    """A Markdown table over studies with different numbers of labelled cases.
 
     Args:
-        summaries: From `load_results`; an arm that one of them lacks is a dash there.
+        studies: From `read_results`; an arm that one of them lacks is a dash there.
         label: A label, a region or "mean".
         arms: Only these.
     """
-    arms = list(dict.fromkeys(a for s in summaries for a in s["arms"])) if arms is None else arms
-    closed_by = dict.fromkeys(row["student"] for s in summaries for row in s["gap_closed"])
+    arms = list(dict.fromkeys(a for t, _ in studies for a in arms_of(t))) if arms is None else arms
+    closed_by = dict.fromkeys(row["student"] for _, about in studies for row in _gaps_of(about))
     students = [student for student in closed_by if student in arms]
     rows = []
-    for summary in summaries:
-        row = [str(summary["config"]["num_labelled"])]
-        row += [_dice(summary, arm, label) for arm in arms]
-        closed = {r["student"]: r for r in summary["gap_closed"] if r["label"] == label}
+    for table, about in studies:
+        known, row = arms_of(table), [str(about["settings"]["num_labelled"])]
+        row += [f"{mean_of(table, a, label):.3f}" if a in known else "–" for a in arms]
+        closed = {r["student"]: r for r in _gaps_of(about) if r["label"] == label}
         rows.append(row + [_gap(closed.get(student)) for student in students])
     header = ["labels", *arms, *(f"gap closed by {student}" for student in students)]
     return markdown(header, rows)
 
 
-def _dice(summary: Mapping[str, Any], arm: str, label: str) -> str:
-    known = arm in summary["arms"]
-    return number(mean_over_cases(summary, arm, label, "dice"), ".3f") if known else "–"
+def _gaps_of(about: Mapping[str, Any]) -> Sequence[Mapping[str, Any]]:
+    gaps: Sequence[Mapping[str, Any]] = about.get("gap_closed", [])
+    return gaps
 
 
 def _gap(row: Mapping[str, Any] | None) -> str:
@@ -173,34 +219,37 @@ def interval(limits: Sequence[float] | None, factor: float = 1.0, form: str = ".
     return "–" if limits is None else " … ".join(format(factor * x, form) for x in limits)
 
 
-def seed_table(results: Mapping[str, Any], label: str = MEAN) -> str:
+def seed_table(table: Table, label: str = MEAN) -> str:
     """A Markdown table of the Dice of each arm and seed."""
-    arms = results["arms"]
-    seeds = sorted({seed for arm in arms.values() for seed in arm["seeds"]})
-    rows = []
-    for seed in seeds:
-        row = [str(seed)]
-        for arm in arms.values():
-            values = dice_of_seeds(arm, label)
-            row.append(f"{values[seed]:.3f}" if seed in values else "–")
-        rows.append(row)
-    return markdown(["seed", *arms], rows)
+    dice = {arm: per_seed(table, arm, label) for arm in arms_of(table)}
+    rows = [
+        [str(seed), *(number(values.get(seed), ".3f") for values in dice.values())]
+        for seed in sorted(table["seed"].unique())
+    ]
+    return markdown(["seed", *dice], rows)
 
 
-def grid(results: Mapping[str, Any], label: str = MEAN) -> dict[tuple[float, float], float]:
-    """Mean Dice of the students, `[temperature, alpha]`."""
-    cells = {}
-    for name in results["arms"]:
-        taught = results["config"]["arms"][name]["distillation"]
-        if taught is not None:
-            value = mean_over_cases(results, name, label, "dice")
-            cells[taught["temperature"], taught["alpha"]] = value
-    return cells
+def grid(
+    table: Table, arms: Mapping[str, Any], label: str = MEAN
+) -> dict[tuple[float, float], float]:
+    """Mean Dice of the students, `[temperature, alpha]`.
+
+    Args:
+        table: Scores.
+        arms: Settings, `{arm: {"distillation": None or {"temperature", "alpha"}}}`.
+        label: A label, a region or "mean".
+    """
+    taught = {name: arms[name]["distillation"] for name in arms_of(table)}
+    return {
+        (how["temperature"], how["alpha"]): mean_of(table, name, label)
+        for name, how in taught.items()
+        if how is not None
+    }
 
 
-def grid_table(results: Mapping[str, Any], label: str = MEAN) -> str:
+def grid_table(table: Table, arms: Mapping[str, Any], label: str = MEAN) -> str:
     """A Markdown table of the Dice at each temperature (rows) and alpha (columns)."""
-    cells = grid(results, label)
+    cells = grid(table, arms, label)
     alphas = sorted({alpha for _, alpha in cells})
     rows = [
         [f"{T:g}", *(number(cells.get((T, alpha)), ".3f") for alpha in alphas)]

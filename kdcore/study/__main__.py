@@ -28,11 +28,11 @@ from filelock import Timeout
 from kdcore._files import lock, read_sealed, write_json
 from kdcore._kernels import forget_trainings
 from kdcore.evaluation import tables
+from kdcore.evaluation.scores import write_results
 from kdcore.study import results
 from kdcore.study import settings as config
 from kdcore.study.arguments import add_arguments, from_options
 from kdcore.study.experiment import Experiment, train
-from kdcore.study.summary import show, summarize
 
 _NEEDED = {"arm", "seed", "split", "per_case", "validation_dice", "params", "macs_a_slice"}
 
@@ -93,7 +93,7 @@ class Job:
 
 
 def main(arguments: list[str] | None = None) -> int:
-    """Do what is missing, write a results file for each number of labels, print tables."""
+    """Do what is missing, write a table for each number of labels, print a short one."""
     arguments = sys.argv[1:] if arguments is None else arguments
     options = _parse(arguments)
     with _in_one_line():
@@ -136,12 +136,13 @@ def _add_up(stages: Sequence[tuple[Experiment, list[Job]]], out: str | None) -> 
         if not done:
             print(f"{labels} labels: no run is finished.", flush=True)
             continue
-        path = Path(out or experiment.root) / f"{experiment.name}-{labels}-labels.json"
-        summaries.append(summarize(experiment, done))
-        results.save_results(summaries[-1], path)
-        show(summaries[-1], experiment.task.scored)
-        print(f"results: {path}", flush=True)
-    summaries.sort(key=lambda summary: summary["config"]["num_labelled"])
+        path = Path(out or experiment.root) / f"{experiment.name}-{labels}-labels.csv.gz"
+        table, about = results.summarize(experiment, done)
+        summaries.append((table, about))
+        write_results(table, about, path)
+        results.show(table, about)
+        print(f"results: {path}, and what they are of in the .json beside it", flush=True)
+    summaries.sort(key=lambda summary: summary[1]["settings"]["num_labelled"])
     task = stages[0][0].task
     for label in task.compared if summaries else ():
         name = task.scored.get(label, label)
@@ -227,14 +228,14 @@ def _parse(arguments: Sequence[str]) -> argparse.Namespace:
     parser.add_argument("--budgets", type=_count, nargs="*", help="numbers of labelled cases")
     parser.add_argument("--arms", nargs="*", help="only these arms (and their teachers)")
     parser.add_argument("--records", default=None, help="folder of what is kept of each run")
-    parser.add_argument("--out", default=None, help="folder of the results files")
+    parser.add_argument("--out", default=None, help="folder of the tables, .csv.gz")
     parser.add_argument(
         "--workers",
         type=int,
         default=1,
         help="processes at once, a thread each; 0 trains nothing and adds up what is finished",
     )
-    parser.add_argument("--quiet", action="store_true", help="no tables and no results files")
+    parser.add_argument("--quiet", action="store_true", help="print and write no tables")
     return parser.parse_args(arguments)
 
 
@@ -290,7 +291,7 @@ def only(settings: config.Config, names: Iterable[str]) -> config.Config:
 
 
 def _rounded(value: Any) -> Any:
-    """Six significant digits: a record is to be kept in the repository."""
+    """Six significant digits: more of a measurement say nothing, and a study has many."""
     if isinstance(value, dict):
         return {key: _rounded(item) for key, item in value.items()}
     if isinstance(value, list):

@@ -1,79 +1,143 @@
-"""Finished runs -> one results file."""
+"""What finished runs say: one table, what it is of, and every comparison its arms suggest."""
 
 from collections.abc import Iterable, Mapping, Sequence
-from pathlib import Path
 from typing import Any
 
-import numpy as np
+import pandas as pd
 
-from kdcore._files import plain, read_json, write_json
+from kdcore._files import plain
+from kdcore.evaluation import tables
 from kdcore.evaluation.cost import count_macs, milliseconds_a_slice, space_of
-from kdcore.evaluation.statistics import MEAN, compare, per_case
-from kdcore.study.experiment import Run
+from kdcore.evaluation.metrics import absent_labels
+from kdcore.evaluation.scores import ALL, MEAN, Table, arms_of, per_seed, table_of
+from kdcore.evaluation.statistics import adjust, compare, equivalence, gap_closed
+from kdcore.study import settings as config
+from kdcore.study.experiment import Experiment, Run
 from kdcore.study.tasks import Task
 
-KEYS = (
-    "study", "commit", "versions", "hardware", "backend", "data", "split", "config", "arms",
-    "comparisons",
+COLLAPSED = 0.05  # mean foreground Dice on test below this is a network that found nothing
+Record = Mapping[str, Any]
+"""What is kept of a finished run."""
+_KEPT = (
+    "arm", "seed", "per_case", "calibration", "agreement", "training_seconds", "validation_dice",
+    "model_digest", "teacher_digest", "member_digests", "history", "hardware", "backend",
+    "versions", "commit",
 )  # fmt: skip
+_OF_A_RUN = (
+    "training_seconds", "validation_dice", "model_digest", "hardware", "backend", "commit",
+)  # fmt: skip
+_OF_OTHERS = ("teacher_digest", "member_digests")
+
+
+def summarize(job: Experiment, runs: Iterable[Run | Record]) -> tuple[Table, dict[str, Any]]:
+    """The scores of finished runs, and what they are of, with every comparison the arms suggest.
+
+    Each student with the baseline of its size and with its teacher, the teacher with the
+    baseline; and the share of the gap between the latter two that each student closes.
+
+    Args:
+        job: Its settings and task.
+        runs: Finished runs of its arms, or what `record` kept of them.
+
+    Returns:
+        `(table, about)`, for `kdcore.evaluation.write_results`; `about` is that of `collect`
+        with `comparisons`, `equivalence`, `gap_closed`, `collapsed` ("arm seed" of networks
+        that found nothing) and `absent` (`{label: [test cases that lack it]}`).
+    """
+    order, compared = list(job.config.arms), job.task.compared
+    records = [record(run, job.task) if isinstance(run, Run) else run for run in runs]
+    records.sort(key=lambda one: (order.index(one["arm"]), one["seed"]))
+    name = f"{job.name}-{job.config.num_labelled}-labels"
+    table, about = collect(name, records, job.task, config.describe(job.config))
+    arms = {name: arm for name, arm in job.config.arms.items() if name in about["arms"]}
+    taught = {k: a.distillation.teacher for k, a in arms.items() if a.distillation is not None}
+    taught = {student: teacher for student, teacher in taught.items() if teacher in arms}
+    about["comparisons"] = [
+        compare(table, a, b, label=label) for label in compared for a, b in _pairs(arms, taught)
+    ]
+    adjust(about["comparisons"])
+    about["equivalence"] = [
+        equivalence(table, student, teacher, label=label)
+        for label in compared
+        for student, teacher in taught.items()
+    ]
+    about["gap_closed"] = _gaps(table, taught, compared)
+    about["collapsed"] = collapsed(table, COLLAPSED)
+    tested = set(about["split"]["test"])
+    cases = [case for case in job.cases if case.case_id in tested]
+    about["absent"] = absent_labels(cases, job.task.labels, job.task.regions)
+    return table, plain(about)
 
 
 def collect(
-    study: str,
-    runs: Iterable[Run | Mapping[str, Any]],
-    pairs: Sequence[tuple[str, str]],
-    task: Task,
-    config: Mapping[str, Any],
-    *,
-    labels: Sequence[str] = (MEAN,),
-) -> dict[str, Any]:
-    """One results dict from finished runs with the same test cases.
+    study: str, records: Sequence[Record], task: Task, settings: Mapping[str, Any]
+) -> tuple[Table, dict[str, Any]]:
+    """One table of records with the same test cases, and what it is of.
 
     Args:
         study: Its name.
-        runs: Finished runs, or what `record` kept of them; those of one arm differ in their
-            seeds.
-        pairs: Arms to compare, `(a, b)` for a − b.
+        records: From `record`; those of one arm differ in their seeds, or folds.
         task: What the data are.
-        config: Settings shared by the runs.
-        labels: What is compared: labels, regions, or "mean".
+        settings: Shared by the runs.
 
     Returns:
-        `study`, `commit`, `versions`, `hardware`, `backend`, `data`, `split` (of several folds
-        `test` and `folds`), `config`,
-        `arms[name]` with `params`, `macs_a_slice`, `ms_a_slice`, `seeds`,
-        `per_case[case_id][seed][label]`, `calibration[case_id][seed]` and, of students,
-        `agreement[case_id][seed]` with the teacher, and `comparisons`.
+        `(table, about)`; `about` holds `study`, `commit`, `versions`, `hardware`, `backend`,
+        `data`, `split` (of several folds `test` and `folds`), `settings`, and `arms[name]`
+        with `params`, `macs_a_slice`, `ms_a_slice`, `seeds`, `history` of the first run, and
+        `runs[seed]` (or `runs["seed, fold n"]`).
 
     Raises:
-        ValueError: If there are no runs, the arms were not tested on the same cases, or folds
-            share some.
+        ValueError: If there are no records, the arms were not tested on the same cases, or
+            folds share some.
     """
-    records = [record(run, task) if isinstance(run, Run) else run for run in runs]
     if not records:
         raise ValueError("There are no finished runs to collect.")
     split = _split_of(records)
-    arms: dict[str, Any] = {}
     folds = [fold["test"] for fold in split.get("folds", ())]
+    arms: dict[str, Any] = {}
     for one in records:
         fold = folds.index(one["split"]["test"]) if folds else None
-        _add(arms.setdefault(one["arm"], {"seeds": [], "runs": {}}), one, fold)
-    results = {
+        _add(arms.setdefault(one["arm"], _new_arm(one)), one, fold)
+    about = {
         "study": study,
         **_origin(records),
         "data": task.describe(),
         "split": split,
-        "config": dict(config),
+        "settings": dict(settings),
         "arms": arms,
     }
-    results = plain(results)
-    results["comparisons"] = [
-        plain(compare(results, a, b, label=label)) for label in labels for a, b in pairs
+    rows = [
+        table_of(_scores(one), study=study, arm=one["arm"], seed=one["seed"]) for one in records
     ]
-    return results
+    return pd.concat(rows, ignore_index=True), plain(about)
 
 
-def _origin(records: Sequence[Mapping[str, Any]]) -> dict[str, Any]:
+def _scores(one: Record) -> dict[str, Any]:
+    """`{case: {label: {metric: value}}}` of a record; of whole cases under the label "all"."""
+    scores = {case: dict(labels) for case, labels in one["per_case"].items()}
+    for case, labels in scores.items():
+        of_all = dict(one.get("calibration", {}).get(case, {}))
+        if case in one.get("agreement", {}):
+            of_all["agreement"] = one["agreement"][case]
+        if of_all:
+            labels[ALL] = of_all
+    return scores
+
+
+def _new_arm(one: Record) -> dict[str, Any]:
+    of_network = {key: one[key] for key in ("params", "macs_a_slice", "ms_a_slice")}
+    return {**of_network, "seeds": [], "runs": {}, "history": one.get("history")}
+
+
+def _add(arm: dict[str, Any], one: Record, fold: int | None) -> None:
+    if one["seed"] not in arm["seeds"]:
+        arm["seeds"].append(one["seed"])
+    name = str(one["seed"]) if fold is None else f"{one['seed']}, fold {fold}"
+    arm["runs"][name] = {key: one.get(key) for key in _OF_A_RUN}
+    arm["runs"][name] |= {key: one[key] for key in _OF_OTHERS if key in one}
+
+
+def _origin(records: Sequence[Record]) -> dict[str, Any]:
     """What the runs were made with; where they differ, all that occurs."""
     return {
         key: _together([one.get(key) for one in records])
@@ -93,7 +157,7 @@ def _together(values: Sequence[Any]) -> Any:
     return ", ".join(map(str, distinct))
 
 
-def _split_of(records: Sequence[Mapping[str, Any]]) -> dict[str, Any]:
+def _split_of(records: Sequence[Record]) -> dict[str, Any]:
     folds: dict[tuple[str, ...], dict[str, Any]] = {}
     of_arm: dict[str, set[tuple[str, ...]]] = {}
     for one in records:
@@ -110,69 +174,13 @@ def _split_of(records: Sequence[Mapping[str, Any]]) -> dict[str, Any]:
     return {"test": sorted(tested), "folds": list(folds.values())}
 
 
-def save_results(results: Mapping[str, Any], path: str | Path) -> Path:
-    """Write a results file."""
-    write_json(path, results, sealed=True)
-    return Path(path)
-
-
-def load_results(path: str | Path) -> dict[str, Any]:
-    """Read a results file.
-
-    Raises:
-        ValueError: If something is missing, or a score is none that can be.
-    """
-    content = read_json(path)
-    missing = [k for k in KEYS if k not in content] if isinstance(content, dict) else KEYS
-    if missing:
-        raise ValueError(f"{path} is no results file: it lacks {', '.join(missing)}.")
-    try:
-        _check_arms(content["arms"])
-    except ValueError as error:
-        raise ValueError(f"{path} is no results file: {error}.") from error
-    results: dict[str, Any] = content
-    return results
-
-
-def _check_arms(arms: Any) -> None:
-    """Numbers where numbers belong, and Dice in [0, 1]."""
-    for name, arm in _items(arms, "arms"):
-        _items(arm, name)
-        for case_id, seeds in _items(arm.get("per_case"), f"per_case of {name}"):
-            for seed, labels in _items(seeds, f"{case_id} of {name}"):
-                for label, scores in _items(labels, f"{case_id}, seed {seed} of {name}"):
-                    for metric, value in _items(scores, f"label {label} of {case_id}"):
-                        most = np.inf if metric.endswith("_mm") else 1.0
-                        if value is not None and not (
-                            type(value) in (int, float) and 0 <= value <= most
-                        ):
-                            raise ValueError(f"{name}, {case_id}: {metric} is {str(value)[:20]}")
-
-
-def _items(value: Any, what: str) -> Iterable[tuple[str, Any]]:
-    if not isinstance(value, dict):
-        raise ValueError(f"{what} must be a dict, not {type(value).__name__}")
-    return value.items()
-
-
-def collapsed(results: Mapping[str, Any], least: float) -> list[str]:
-    """Runs ("arm seed") whose mean Dice on the test cases is below `least`."""
-    return [
-        f"{name} {seed}"
-        for name, arm in results["arms"].items()
-        for seed in arm["seeds"]
-        if not _of_seed(arm, seed) >= least
-    ]
-
-
 def record(run: Run, task: Task) -> dict[str, Any]:
     """What a study keeps of a finished run: everything but the network itself."""
-    network = run.load()
+    network, result, split = run.load(), run.result, vars(run.split)
     macs = count_macs(network, space_of(network, task.volume))
-    split = vars(run.split)
     return plain(
         {
-            **{key: run.result[key] for key in _KEPT if key in run.result},
+            **{key: result[key] for key in _KEPT if key in result},
             "split": {part: split[part] for part in ("labelled", "validation", "test")},
             "params": network.count_params(),
             "macs_a_slice": macs if len(network.input_shape) == 4 else macs // task.volume[0],
@@ -181,76 +189,89 @@ def record(run: Run, task: Task) -> dict[str, Any]:
     )
 
 
-_KEPT = (
-    "arm", "seed", "per_case", "calibration", "agreement", "training_seconds", "validation_dice",
-    "model_digest", "teacher_digest", "member_digests", "history", "hardware", "backend",
-    "versions", "commit",
-)  # fmt: skip
-_OF_A_RUN = (
-    "training_seconds", "validation_dice", "model_digest", "history", "hardware", "backend",
-    "commit",
-)  # fmt: skip
+def collapsed(table: Table, least: float) -> list[str]:
+    """Runs ("arm seed") whose mean Dice on the test cases is below `least`, or undefined."""
+    dice = {arm: per_seed(table, arm) for arm in arms_of(table)}
+    return [f"{arm} {s}" for arm, values in dice.items() for s in values.index[~(values >= least)]]
 
 
-def _add(arm: dict[str, Any], one: Mapping[str, Any], fold: int | None) -> None:
-    seed = str(one["seed"])
-    if one["seed"] not in arm["seeds"]:
-        arm["seeds"].append(one["seed"])
-    name = seed if fold is None else f"{seed}, fold {fold}"
-    arm["runs"][name] = {key: one.get(key) for key in _OF_A_RUN}
-    of_others = {key: one[key] for key in ("teacher_digest", "member_digests") if key in one}
-    arm["runs"][name].update(of_others)
-    for part in ("per_case", "calibration", "agreement"):
-        for case_id, entry in one.get(part, {}).items():
-            arm.setdefault(part, {}).setdefault(case_id, {})[seed] = entry
-    for key in ("params", "macs_a_slice", "ms_a_slice"):
-        arm.setdefault(key, one[key])
+def _pairs(arms: Mapping[str, config.Training], taught: Mapping[str, str]) -> list[tuple[str, str]]:
+    """Students with baseline and teacher, and whatever else is to beat the baseline."""
+    others = [name for name, arm in arms.items() if arm.label_smoothing or arm.members]
+    pairs = [(name, _baseline_of(name, arms)) for name in taught]
+    pairs += taught.items()
+    pairs += [(name, "baseline") for name in dict.fromkeys([*taught.values(), *others])]
+    return [pair for pair in dict.fromkeys(pairs) if set(pair) <= set(arms) and len({*pair}) == 2]
 
 
-def mean_over_cases(results: Mapping[str, Any], arm: str, label: str, metric: str) -> float:
-    """Of an arm's metric, seeds averaged; NaN where it is nowhere defined."""
-    values = np.array(list(per_case(results, arm, label, metric).values()), dtype=float)
-    return float(values[np.isfinite(values)].mean()) if np.isfinite(values).any() else np.nan
+def _baseline_of(arm: str, done: Iterable[str]) -> str:
+    """`student-150k` is compared with `baseline-150k`."""
+    size = arm.rsplit("-", 1)[-1]
+    return f"baseline-{size}" if f"baseline-{size}" in done else "baseline"
 
 
-def where_present(results: Mapping[str, Any]) -> dict[str, Any]:
-    """The same results without the scores of labels that a case's reference lacks.
-
-    Such a score is undefined, or 0 where a network finds the label all the same, so that
-    arms would be averaged over different cases. `false_finds` counts them.
-
-    Args:
-        results: With `absent`, `{label: [case ids]}`.
-    """
-    arms = {}
-    for name, arm in results["arms"].items():
-        cases = {
-            case_id: {seed: _present(results, case_id, entry) for seed, entry in seeds.items()}
-            for case_id, seeds in arm["per_case"].items()
-        }
-        arms[name] = {**arm, "per_case": cases}
-    return {**results, "arms": arms}
+def _gaps(table: Table, taught: Mapping[str, str], compared: Iterable[str]) -> list[dict[str, Any]]:
+    rows = []
+    for label in compared:
+        for student, teacher in taught.items() if "baseline" in arms_of(table) else ():
+            if teacher == "baseline":
+                continue
+            try:
+                rows.append(gap_closed(table, student, "baseline", teacher, label=label))
+            except ValueError:  # the teacher is no better than the baseline
+                continue
+    return rows
 
 
-def _present(results: Mapping[str, Any], case_id: str, entry: Mapping[str, Any]) -> dict[str, Any]:
-    return {
-        label: dict.fromkeys(scores) if case_id in results["absent"].get(label, ()) else scores
-        for label, scores in entry.items()
-    }
+# --- what is printed -----------------------------------------------------------------------
 
 
-def false_finds(results: Mapping[str, Any], arm: str, label: str) -> tuple[int, int]:
-    """In how many runs a label was found that the reference lacks, and how many there are."""
-    cases = results["arms"][arm]["per_case"]
-    runs = [run for case_id in results["absent"][label] for run in cases[case_id].values()]
-    return sum(run[label]["dice"] is not None for run in runs), len(runs)
+def show(table: Table, about: Mapping[str, Any]) -> None:
+    """Print a short table, and what to have in mind with it."""
+    parameters = {arm: entry["params"] for arm, entry in about["arms"].items()}
+    for label in dict.fromkeys([row["label"] for row in about["comparisons"]] or [MEAN]):
+        print(tables.summary(table, parameters, label=label), end="\n\n")
+    print(f"collapsed runs: {about['collapsed'] or 'none'}")
+    for remark in remarks(about):
+        print(f"Note: {remark}")
 
 
-def dice_of_seeds(arm: Mapping[str, Any], label: str = MEAN) -> dict[int, float]:
-    """Mean Dice over the test cases for each of an arm's seeds."""
-    return {seed: _of_seed(arm, seed, label) for seed in arm["seeds"]}
+def remarks(about: Mapping[str, Any]) -> list[str]:
+    """What a difference between arms may contain besides the arms."""
+    found = []
+    runs = [run for arm in about["arms"].values() for run in arm["runs"].values()]
+    for key in ("backend", "hardware"):
+        distinct = {str(run[key]): run[key] for run in runs if run.get(key)}
+        if len(distinct) > 1:
+            found.append(f"the runs were made with more than one {key}: {', '.join(distinct)}.")
+    uneven = [
+        f"{row['a']} − {row['b']} ({row['seeds_a']} and {row['seeds_b']})"
+        for row in about["comparisons"]
+        if row.get("seeds_a") != row.get("seeds_b") and row["label"] == MEAN
+    ]
+    if uneven:
+        found.append(f"arms were compared with unlike numbers of seeds: {', '.join(uneven)}.")
+    strangers = _strangers(about)
+    if strangers:
+        found.append(
+            f"{', '.join(strangers)} learnt from another training of the teacher, or consist of "
+            "others, than are recorded here. Put the run folders of both machines together before "
+            "students and ensembles are made."
+        )
+    return found
 
 
-def _of_seed(arm: Mapping[str, Any], seed: int, label: str = MEAN) -> float:
-    chosen = {c: {str(seed): entry[str(seed)]} for c, entry in arm["per_case"].items()}
-    return mean_over_cases({"arms": {"arm": {"per_case": chosen}}}, "arm", label, "dice")
+def _strangers(about: Mapping[str, Any]) -> list[str]:
+    """Runs ("arm seed") whose teacher or member is not the one the results hold."""
+    arms, found = about["arms"], []
+    for name, arm in arms.items():
+        taught = about["settings"]["arms"][name]["distillation"]
+        for seed, run in arm["runs"].items():
+            used = dict(run.get("member_digests", {}))
+            if taught and "teacher_digest" in run:
+                used[taught["teacher"]] = run["teacher_digest"]
+            runs = {other: arms.get(other, {}).get("runs", {}).get(seed, {}) for other in used}
+            known = {other: one.get("model_digest") for other, one in runs.items()}
+            if any(known[other] not in (None, digest) for other, digest in used.items()):
+                found.append(f"{name} {seed}")
+    return found

@@ -89,7 +89,9 @@ def volume(**kwargs):
 def test_the_networks_are_the_studys(page, network):
     index = in_worker(page, "return (await fetched('demo.json')).json()")
     origin = index["networks"][network]
-    assert origin.get("arm") == f"{network}-2d", "publish the trained runs: docs/publish_demo.py"
+    assert origin.get("arm") == f"{network}-2d", (
+        "publish the trained runs: docs/_tools/publish_demo.py"
+    )
     assert origin["test_dice"] > 0.7 and re.fullmatch("[0-9a-f]{64}", origin["model_digest"])
 
 
@@ -127,7 +129,7 @@ def test_logits_are_those_of_keras(page, network):
 
 def test_the_benchmark_times_both_networks(browser):
     """How fast they are is for `nox -s bench` to say: a busy machine proves nothing."""
-    sys.path.insert(0, str(ROOT / "docs/benchmark"))
+    sys.path.insert(0, str(ROOT / "docs/_tools/benchmark"))
     from browser import milliseconds
 
     times = milliseconds(browser, repeats=1, passes=2)

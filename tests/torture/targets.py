@@ -14,12 +14,11 @@ from torture.common import COARSE, coarse, fresh_network, small_experiment
 import kdcore
 from kdcore._files import digest
 from kdcore.batches import Batches
-from kdcore.evaluation import tables
+from kdcore.evaluation import read_results, tables, write_results
 from kdcore.evaluation.folder import load_network
 from kdcore.study import __main__ as study
 from kdcore.study.experiment import Run, train
-from kdcore.study.results import load_results, save_results
-from kdcore.study.summary import summarize
+from kdcore.study.results import summarize
 
 JSON = (*m.BYTES, m.edit)
 NPY = (*m.BYTES, m.claim, m.other_array)
@@ -187,20 +186,23 @@ def records_and_results(folder: Path) -> list[Target]:
         experiment = small_experiment(folder)
         jobs = [study.Job(experiment, arm, folder / "records") for arm in experiment.config.arms]
         study.work(jobs)
-        path = folder / "results.json"
-        save_results(summarize(experiment, [train(experiment, job.arm) for job in jobs]), path)
+        path = folder / "results.csv.gz"
+        runs = [train(experiment, job.arm) for job in jobs]
+        write_results(*summarize(experiment, runs), path)
     record, other = jobs[0].path, jobs[1].path
 
-    def read_results() -> list[str]:
-        results = load_results(path)
-        return [tables.table(results, {"1": "a", "2": "b"}), tables.comparison_table(results)]
+    def read_study() -> list[str]:
+        table, about = read_results(path)
+        told = [tables.arm_table(table, about["arms"], {"1": "a", "2": "b"})]
+        return [*told, tables.comparison_table(about["comparisons"])]
 
     def read_record() -> Any:
         kept = jobs[0].record()
         return kept["per_case"], kept["split"], kept["validation_dice"]
 
     return [
-        Target("results JSON", 40, {path: JSON}, read_results),
+        Target("results tables", 40, {path: m.BYTES}, read_study),
+        Target("results JSON", 40, {folder / "results.json": JSON}, read_study),
         Target("study records", 40, {record: [*JSON, m.swap(other)]}, read_record),
     ]
 

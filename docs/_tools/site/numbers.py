@@ -1,0 +1,295 @@
+"""Numbers, tables and plots of the pages, read from docs/results when the site is built.
+
+A page writes `{$ dice("hippocampus-quick", "student") $}` where a number is to stand, and
+`{$ check(...) $}` where its prose claims one. What cannot be read, or is not so, fails the build
+with a message that names the page.
+"""
+
+import os
+import posixpath
+import sys
+from collections.abc import Iterable, Mapping
+from io import BytesIO
+from pathlib import Path
+from typing import Any
+
+os.environ.setdefault("KERAS_BACKEND", "jax")  # the smallest; nothing is computed with it
+os.environ.setdefault("MPLBACKEND", "agg")
+ROOT = Path(__file__).parents[3]
+sys.path[:0] = [str(Path(__file__).parent), str(ROOT)]
+
+import measured  # noqa: E402
+from jinja2 import Environment, StrictUndefined  # noqa: E402
+from measured import (  # noqa: E402
+    bench,
+    lab,
+    largest_change,
+    luck_of_training,
+    replication,
+    rows,
+    torture,
+    weights,
+)
+from mkdocs.config.defaults import MkDocsConfig  # noqa: E402
+from mkdocs.exceptions import PluginError  # noqa: E402
+from mkdocs.structure.files import File, Files  # noqa: E402
+from mkdocs.structure.pages import Page  # noqa: E402
+from studies import (  # noqa: E402
+    across,
+    average,
+    best,
+    budgets,
+    change_of_belief,
+    commits_of,
+    excludes_zero,
+    false_finds,
+    finds_of,
+    forget,
+    grid_dice,
+    half_width,
+    not_worse,
+    of_folds,
+    of_seeds,
+    points,
+    row,
+    scores,
+    spread_of_temperature,
+    study,
+    validation,
+)
+
+from kdcore.evaluation import figures, tables  # noqa: E402
+
+PAGE = Environment(
+    undefined=StrictUndefined,
+    autoescape=False,  # noqa: S701
+    variable_start_string="{$",
+    variable_end_string="$}",
+    block_start_string="{@",
+    block_end_string="@}",
+    comment_start_string="{@@",
+    comment_end_string="@@}",
+    keep_trailing_newline=True,
+)
+
+
+def on_pre_build(config: MkDocsConfig) -> None:
+    forget()
+    measured.made_twice.cache_clear()
+
+
+def on_page_markdown(markdown: str, page: Page, config: MkDocsConfig, files: Files) -> str:
+    def figure(kind: str, *arguments: Any, alt: str) -> str:
+        return plot(kind, arguments, alt, page, config, files)
+
+    try:
+        return PAGE.from_string(markdown).render(SCOPE, figure=figure)
+    except Exception as error:
+        raise PluginError(f"{page.file.src_uri}: {type(error).__name__}: {error}") from error
+
+
+def names(name: str) -> Mapping[str, str]:
+    """What the scored labels and regions of a study are called."""
+    data = study(name)["data"]
+    return {**data["labels"], **{region: region for region in data.get("regions", {})}}
+
+
+def dice(name: str, arm: str, label: str = "mean") -> str:
+    """Mean Dice over the test cases, seeds averaged."""
+    return f"{average(name, arm, label):.3f}"
+
+
+def thousand(name: str, arm: str) -> str:
+    """An arm's parameters."""
+    return f"{study(name)['arms'][arm]['params'] / 1000:.0f} thousand"
+
+
+def difference(name: str, a: str, b: str, label: str = "mean") -> str:
+    """A − b in Dice points, with its 95 % interval."""
+    return told(row(name, a, b, label))
+
+
+def told(found: Mapping[str, Any], factor: float = 100) -> str:
+    """A difference in Dice points (or another unit), with its 95 % interval."""
+    limits = tables.interval(found["interval"], factor, "+.2f")
+    return f"{factor * found['difference']:+.2f} (95 % interval {limits})".replace("-", "−")
+
+
+def check(holds: bool) -> str:
+    """Nothing, if the sentence before it is true of the file."""
+    if not holds:
+        raise ValueError("a claim in the prose is not what the results file says.")
+    return ""
+
+
+def provenance(name: str) -> str:
+    """Where the numbers come from, in one paragraph."""
+    s = study(name)
+    file = name.partition("@")[0]
+    counts = [len(arm["seeds"]) for arm in s["arms"].values()]
+    least, most = min(counts), max(counts)
+    seeds = (
+        "one seed"
+        if most == 1
+        else f"{most} seeds"
+        if least == most
+        else f"{least} to {most} seeds"
+    )
+    used = {k: v for k, v in s["versions"].items() if k in ("python", "keras", s["backend"])}
+    versions = ", ".join(f"{k} {v}" for k, v in used.items())
+    machine = [*s["hardware"]["accelerators"], s["hardware"]["processor"]]
+    commits = ", ".join(f"`{commit}`" for commit in commits_of(s))
+    return (
+        f"{s['data']['name']} ({s['data']['licence']}); {len(s['split']['test'])} test cases, "
+        f"{seeds} an arm; {', '.join(machine)}, {s['hardware']['cores']} "
+        f"cores; {versions}; code of commit {commits}. "
+        f"[Scores]({file}.csv.gz) of every case and seed, [the rest]({file}.json)."
+    )
+
+
+def arms(name: str, *only: str) -> str:
+    table = scores(name)
+    chosen = table[table["arm"].isin(only)] if only else table
+    return tables.arm_table(chosen, study(name)["arms"], names(name))
+
+
+def comparisons(name: str, *only: str) -> str:
+    """Those in the file, or those among some arms; p, Holm is adjusted over all."""
+    found = study(name)["comparisons"]
+    chosen = [row for row in found if not only or {row["a"], row["b"]} <= set(only)]
+    return tables.comparison_table(chosen, names(name))
+
+
+def equivalences(name: str) -> str:
+    return tables.equivalence_table(study(name)["equivalence"], names(name))
+
+
+def grid(name: str) -> str:
+    return tables.grid_table(scores(name), study(name)["settings"]["arms"])
+
+
+def seeds(name: str, label: str = "mean") -> str:
+    return tables.seed_table(scores(name), label)
+
+
+def beliefs(name: str) -> str:
+    return tables.calibration_table(scores(name), study(name)["arms"])
+
+
+def finds(name: str) -> str:
+    """A table: in how many runs each arm found what the reference lacks."""
+    s, called = study(name), names(name)
+    labels = [label for label, cases in s["absent"].items() if cases]
+    rows = [
+        [arm, *("{} of {}".format(*false_finds(name, arm, label)) for label in labels)]
+        for arm in s["arms"]
+    ]
+    return tables.markdown(["arm", *(called[label] for label in labels)], rows)
+
+
+def belief(name: str, a: str, b: str, metric: str = "ece") -> str:
+    """A metric of calibration, a − b, in thousandths, with its 95 % interval."""
+    change = change_of_belief(name, a, b, metric)
+    return told(dict(zip(("difference", "interval"), change, strict=True)), 1000)
+
+
+def listed(values: Iterable[float]) -> str:
+    """Dice points, one after the other."""
+    return ", ".join(f"{value:+.2f}".replace("-", "−") for value in values)
+
+
+def of_trainings(values: list[float]) -> str:
+    """Mean over trainings instead of test cases, with its 95 % t interval, in Dice points."""
+    mean = sum(values) / len(values)
+    return f"{mean:+.2f} ± {half_width(values):.2f}".replace("-", "−")
+
+
+def home_facts(prefix: str = "evidence-hippocampus-quick") -> str:
+    """The headline numbers, with what is needed to judge them."""
+    few, *_, every = budgets(prefix)
+    arms, cases = study(few)["arms"], len(study(few)["split"]["test"])
+    ratio = arms["teacher"]["params"] / arms["student"]["params"]
+    left = across(few, "student", every, "baseline")
+    seeds_, labels = len(arms["student"]["seeds"]), study(few)["settings"]["num_labelled"]
+    facts = [
+        (
+            f"{points(few, 'student', 'baseline'):+.1f} Dice points",
+            f"student over baseline with {labels} labelled volumes, 95 % interval "
+            f"{limits_of(row(few, 'student', 'baseline'))}; {cases} test volumes, {seeds_} seeds",
+        ),
+        (
+            f"{points(few, 'student', 'teacher'):+.1f} Dice points".replace("-", "−"),
+            "student over its teacher, 95 % interval "
+            f"{limits_of(row(few, 'student', 'teacher'))}, with {ratio:.0f} times fewer "
+            "parameters",
+        ),
+        (
+            f"{100 * left['difference']:+.1f} Dice points".replace("-", "−"),
+            f"student with {labels} labels over the same network trained alone on all "
+            f"{study(every)['settings']['num_labelled']}, 95 % interval {limits_of(left)}",
+        ),
+    ]
+    boxes = (f"<div><p>{value}</p><p>{text}</p></div>" for value, text in facts)
+    return f'<div class="kd-facts">{"".join(boxes)}</div>'
+
+
+def limits_of(found: Mapping[str, Any]) -> str:
+    return tables.interval(found["interval"], 100, "+.1f").replace("-", "−")
+
+
+def budget(prefix: str, label: str = "mean", *arms: str) -> str:
+    """Over the numbers of labels at which there is a teacher."""
+    studies = [(scores(name), study(name)) for name in budgets(prefix)]
+    taught = [(table, about) for table, about in studies if about["gap_closed"]]
+    return tables.budget_table(taught, label, arms or None)
+
+
+def plot(
+    kind: str, arguments: tuple[Any, ...], alt: str, page: Page, config: MkDocsConfig, files: Files
+) -> str:
+    """Markdown of a plot in a light and in a dark form."""
+    stem = "-".join([kind, *map(str, arguments)]).replace(" ", "-").replace("@", "-")
+    images = []
+    for scheme in ("light", "dark"):
+        uri = f"assets/plots/{stem}-{scheme}.svg"
+        if files.get_file_from_path(uri) is None:
+            files.append(File.generated(config, uri, content=drawn(kind, arguments, scheme)))
+        where = posixpath.relpath(uri, posixpath.dirname(page.file.src_uri) or ".")
+        images.append(f"![{alt}]({where}#only-{scheme})")
+    return "".join(images)
+
+
+def drawn(kind: str, arguments: tuple[Any, ...], scheme: str) -> bytes:
+    """An SVG, the same bytes for the same numbers."""
+    from matplotlib import pyplot
+
+    with pyplot.rc_context({"svg.hashsalt": kind}):
+        figure = PLOTS[kind](*arguments)
+        figures.recolor(figure, scheme)
+        buffer = BytesIO()
+        figure.savefig(buffer, format="svg", transparent=True, metadata={"Date": None})
+        pyplot.close(figure)
+    return buffer.getvalue()
+
+
+PLOTS = {
+    "budgets": lambda prefix, *arms: figures.label_budgets(
+        {study(name)["settings"]["num_labelled"]: scores(name) for name in budgets(prefix)},
+        arms=arms or None,
+    ),
+    "differences": lambda name, a, b, label="mean": figures.case_differences(
+        scores(name), a, b, label
+    ),
+    "arms": lambda name, label="mean": figures.dots(scores(name), label),
+    "curves": lambda name, *arms: figures.loss_curves(
+        {arm: study(name)["arms"][arm]["history"] for arm in arms}
+    ),
+}
+_OFFERED = (
+    study, budgets, dice, average, points, difference, excludes_zero, check, provenance,
+    arms, comparisons, equivalences, seeds, beliefs, budget, home_facts, thousand, finds_of,
+    row, across, told, not_worse, grid, grid_dice, spread_of_temperature, of_folds,
+    largest_change, luck_of_training, finds, belief, best, change_of_belief, of_seeds, of_trainings,
+    half_width, listed, validation, rows, torture, bench, replication, weights, lab,
+)  # fmt: skip
+SCOPE = {function.__name__: function for function in _OFFERED}
