@@ -57,6 +57,7 @@ class Settings:
         labels: Names of the labels; 0 is the background.
         regions: Labels that are scored together.
         num_cases: How many scans are used; None means all there are.
+        spacing_mm: Voxels of simulated scans, and what BraTS' are brought to.
         num_labelled, num_validation, num_test: Scans; the other training scans are unlabelled.
         teacher, student: The baseline is the student without a teacher.
         depth: How often the U-Nets halve the image.
@@ -75,6 +76,7 @@ class Settings:
     student: Network
     regions: dict[str, tuple[int, ...]]
     num_cases: int | None = None
+    spacing_mm: float = 3.0
     depth: int = 3
     tier: str = "quick"
     seed: int = 0
@@ -118,10 +120,10 @@ class Settings:
     def read_cases(self) -> list[kdcore.Case]:
         """The scans. Simulated ones are made once and kept in the cache."""
         if self.data == "simulated":
-            voxels = kdcore.Simulation(spacing_mm=3.0)
+            voxels = kdcore.Simulation(spacing_mm=self.spacing_mm)
             return kdcore.simulate_cases(self.num_cases, seed=0, simulation=voxels)
         if self.data == "brats":
-            return kdcore.read_brats(self.data_dir, spacing_mm=3.0)[: self.num_cases]
+            return kdcore.read_brats(self.data_dir, spacing_mm=self.spacing_mm)[: self.num_cases]
         folder = kdcore.hippocampus_folder(self.data_dir)
         return kdcore.read_msd(folder, labelled_only=True)[: self.num_cases]
 

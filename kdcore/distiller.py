@@ -11,6 +11,7 @@ import keras
 import numpy as np
 from keras import ops
 
+from kdcore._files import replacing
 from kdcore.hints import Hints
 from kdcore.losses import (
     IGNORE,
@@ -225,10 +226,34 @@ class Distiller(keras.Model):
 
 
 class StudentCheckpoint(keras.callbacks.ModelCheckpoint):
-    """`keras.callbacks.ModelCheckpoint` that saves `distiller.student` alone."""
+    """`keras.callbacks.ModelCheckpoint` that saves `distiller.student` alone, whole or not at all.
+
+    Example:
+        >>> import kdcore
+        >>> keep = kdcore.StudentCheckpoint("student-{epoch:02d}.keras")
+        >>> # distiller.fit(batches, epochs=15, callbacks=[keep])
+    """
 
     def set_model(self, model: Distiller) -> None:
-        super().set_model(model.student)
+        super().set_model(_SavedWhole(model.student))
+
+
+class _SavedWhole:
+    """A model whose files are never half written."""
+
+    def __init__(self, model: keras.Model) -> None:
+        self._model = model
+
+    def __getattr__(self, name: str) -> Any:
+        return getattr(self._model, name)
+
+    def save(self, path: Any, **kwargs: Any) -> None:
+        with replacing(path) as temporary:
+            self._model.save(temporary, **kwargs)
+
+    def save_weights(self, path: Any, **kwargs: Any) -> None:
+        with replacing(path) as temporary:
+            self._model.save_weights(temporary, **kwargs)
 
 
 def _labelled_images(mask: Tensor) -> Tensor:

@@ -215,7 +215,8 @@ def _train(
         epochs=epochs,
         initial_epoch=state["epoch"],
         shuffle=False,  # Batches does it; Keras would reorder them unrepeatably
-        callbacks=[_SaveState(folder, state, batches), *callbacks],
+        # What is noted last is done: an epoch whose callbacks were cut short is done again.
+        callbacks=[*callbacks, _SaveState(folder, state, batches)],
         **kwargs,
     )
 

@@ -10,7 +10,7 @@ from kdcore.evaluation import cost, figures, per_seed, table_of, tables, write_r
 from kdcore.evaluation.scores import ABOUT, read_results
 from kdcore.study import results
 from kdcore.study.experiment import Run
-from kdcore.study.tasks import Task
+from kdcore.study.settings import Task
 
 TASK = Task("made up", "none", (), {"1": "one", "2": "two"}, lambda *_: [], volume=(4, 16, 16))
 SPLIT = kdcore.Split(("a",), (), (), ("x", "y"))

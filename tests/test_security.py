@@ -25,7 +25,7 @@ from kdcore.evaluation import write_results
 from kdcore.evaluation.folder import load_network
 from kdcore.study.experiment import Run
 from kdcore.study.results import collect, record
-from kdcore.study.tasks import TASKS
+from kdcore.study.settings import TASKS
 
 ROOT = Path(__file__).parent.parent
 SOURCES = sorted((ROOT / "kdcore").rglob("*.py"))

@@ -15,6 +15,7 @@ from kdcore._files import lock
 from kdcore._kernels import forget_trainings
 from kdcore.evaluation import read_results
 from kdcore.study import __main__ as study
+from kdcore.study import queue
 from kdcore.study import settings as config
 from kdcore.study.experiment import Experiment, train
 from kdcore.study.settings import STUDIES, Distillation, Training
@@ -44,7 +45,7 @@ def small(tmp_path_factory):
     smoke = STUDIES["main"]["simulated"]["smoke"]
     with pytest.MonkeyPatch.context() as patch:
         patch.setenv("KDCORE_CACHE", str(folder / "cache"))
-        patch.setattr("kdcore.study.tasks.SIMULATION", kdcore.Simulation(spacing_mm=6.0))
+        patch.setattr("kdcore.study.settings.SIMULATION", kdcore.Simulation(spacing_mm=6.0))
         few = replace(smoke, arms=ARMS, num_cases=6, num_validation=1, num_test=2)
         yield Experiment(few, root=folder / "runs")
 
@@ -101,8 +102,8 @@ def test_an_ensemble_is_the_calibrated_mean_of_its_members(small):
 def test_what_another_process_does_is_left_to_it(small, tmp_path):
     (job,) = jobs(small, tmp_path, ["baseline"])
     with lock(small.root / job.path.stem):
-        assert not study._attempt(job)
-    assert study._attempt(job) and job.done
+        assert not queue._attempt(job)
+    assert queue._attempt(job) and job.done
 
 
 def test_a_killed_record_leaves_nothing_half(small, tmp_path, monkeypatch):
@@ -244,4 +245,4 @@ def test_costs_are_those_of_the_arm():
     done = [Known("0", "teacher", 90), Known("1", "student", 10), Known("2", "student", 20)]
     left = [Known("3", "teacher"), Known("4", "student"), Known("5", "other")]
     expected = {"0": 90, "1": 15, "2": 15, "3": 90, "4": 15, "5": 40}
-    assert study._costs(done + left, done) == expected
+    assert queue._costs(done + left, done) == expected

@@ -8,10 +8,9 @@ import kdcore
 from kdcore.soft_targets import SoftTargetsError
 from kdcore.study import __main__ as study
 from kdcore.study import experiment
-from kdcore.study.arguments import from_arguments
+from kdcore.study.__main__ import from_arguments
 from kdcore.study.experiment import Experiment
-from kdcore.study.settings import STUDIES, Distillation, Training
-from kdcore.study.tasks import TASKS
+from kdcore.study.settings import STUDIES, TASKS, Distillation, Training
 
 SMALL = Training(filters=2, steps=2, learning_rate=1e-2, shape=(16, 16), batch_size=4)
 
@@ -28,7 +27,7 @@ def simulated(tmp_path_factory):
     smoke = STUDIES["cross-modal"]["simulated"]["smoke"]
     with pytest.MonkeyPatch.context() as patch:
         patch.setenv("KDCORE_CACHE", str(folder / "cache"))
-        patch.setattr("kdcore.study.tasks.SIMULATION", kdcore.Simulation(spacing_mm=6.0))
+        patch.setattr("kdcore.study.settings.SIMULATION", kdcore.Simulation(spacing_mm=6.0))
         yield Experiment(replace(smoke, arms=arms, num_cases=8), root=folder / "runs")
 
 

@@ -14,7 +14,7 @@ from kdcore._files import write_json
 from kdcore.data.cases import Case
 from kdcore.evaluation import gap_closed, per_case, read_table, tables
 from kdcore.evaluation.scores import Table
-from kdcore.study.arguments import from_arguments
+from kdcore.study.__main__ import from_arguments
 
 RESULTS = Path(__file__).parents[1] / "results"
 RING = 3  # voxels around the tumour

@@ -20,7 +20,7 @@ from kdcore.evaluation.figures import overlays, upright
 from kdcore.evaluation.metrics import mean_dice
 from kdcore.inference import pad_to, predict_mask
 from kdcore.normalization import normalize
-from kdcore.study.arguments import add_arguments, from_options
+from kdcore.study.__main__ import add_arguments, from_options
 from kdcore.study.experiment import Experiment, Run
 
 matplotlib.use("Agg")

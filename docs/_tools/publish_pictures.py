@@ -22,7 +22,7 @@ from kdcore.evaluation.metrics import Scores, case_dice
 from kdcore.evaluation.scores import read_results, to_contract
 from kdcore.evaluation.teaching import soften
 from kdcore.inference import predict_probabilities
-from kdcore.study.arguments import from_arguments
+from kdcore.study.__main__ import from_arguments
 from kdcore.study.experiment import Experiment
 
 if TYPE_CHECKING:

@@ -16,7 +16,7 @@ from kdcore._files import file_digest, replacing, write_json
 from kdcore.data.cases import Case
 from kdcore.evaluation.folder import extent_mm
 from kdcore.evaluation.scores import Table, per_seed, read_results
-from kdcore.study.tasks import TASKS
+from kdcore.study.settings import TASKS
 from kdcore.training import weights_digest
 
 FOLDER = Path(__file__).parents[1] / "weights"

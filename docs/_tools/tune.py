@@ -11,7 +11,7 @@ from pathlib import Path
 from typing import Any
 
 from kdcore._files import write_json
-from kdcore.study.arguments import from_arguments
+from kdcore.study.__main__ import from_arguments
 from kdcore.study.experiment import train
 from kdcore.training import provenance
 

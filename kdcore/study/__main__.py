@@ -10,86 +10,20 @@ nothing and adds up what is finished.
 """
 
 import argparse
-import math
 import os
 import subprocess
 import sys
-import time
 from collections.abc import Iterable, Iterator, Sequence
 from contextlib import contextmanager
-from dataclasses import dataclass, replace
-from functools import cached_property
+from dataclasses import replace
 from pathlib import Path
-from typing import Any
 
-import numpy as np
-from filelock import Timeout
-
-from kdcore._files import lock, read_sealed, write_json
-from kdcore._kernels import forget_trainings
 from kdcore.evaluation import tables
 from kdcore.evaluation.scores import write_results
 from kdcore.study import results
 from kdcore.study import settings as config
-from kdcore.study.arguments import add_arguments, from_options
-from kdcore.study.experiment import Experiment, train
-
-_NEEDED = {"arm", "seed", "split", "per_case", "validation_dice", "params", "macs_a_slice"}
-
-
-@dataclass(frozen=True)
-class Job:
-    """One arm of one seed with so many labelled cases."""
-
-    experiment: Experiment
-    arm: str
-    records: Path
-
-    @property
-    def name(self) -> str:
-        labels, fold, seed = self.group
-        of_fold = f", fold {fold}" if fold else ""
-        return f"{labels} labels{of_fold}, seed {seed}, {self.arm}"
-
-    @property
-    def group(self) -> tuple[int, int, int]:
-        """Jobs of one group may need each other."""
-        job = self.experiment
-        return job.config.num_labelled, job.fold, job.seed
-
-    @cached_property
-    def key(self) -> str:
-        return self.experiment.key(self.arm)
-
-    @cached_property
-    def path(self) -> Path:
-        return self.records / f"{self.arm}-seed{self.experiment.seed}-{self.key[:12]}.json"
-
-    @property
-    def done(self) -> bool:
-        return self.path.exists()
-
-    def record(self) -> dict[str, Any]:
-        """What is kept of it; raises ValueError if the file is not of this job, or damaged."""
-        kept: dict[str, Any] = read_sealed(self.path)
-        if not self._is_mine(kept):
-            raise ValueError(
-                f"{self.path} is no record of this run ({self.name}). Delete it to do it again."
-            )
-        return kept
-
-    def _is_mine(self, kept: Any) -> bool:
-        if not isinstance(kept, dict) or _NEEDED - set(kept):
-            return False
-        own = {"arm": self.arm, "seed": self.experiment.seed, "key": self.key}
-        return all(kept.get(name, value) == value for name, value in own.items())
-
-    def run(self) -> None:
-        """Train, evaluate, keep the record, unless another process does."""
-        self.path.parent.mkdir(parents=True, exist_ok=True)
-        if not self.done:
-            kept = results.record(train(self.experiment, self.arm), self.experiment.task)
-            write_json(self.path, {**_rounded(kept), "key": self.key}, indent=None, sealed=True)
+from kdcore.study.experiment import Experiment
+from kdcore.study.queue import Job, work
 
 
 def main(arguments: list[str] | None = None) -> int:
@@ -149,58 +83,6 @@ def _add_up(stages: Sequence[tuple[Experiment, list[Job]]], out: str | None) -> 
         print(f"\nDice, {name}", tables.budget_table(summaries, label), sep="\n\n")
 
 
-def work(jobs: Sequence[Job]) -> None:
-    """Do the jobs that have no record; those that another process has in hand are left to it."""
-    start, before = time.monotonic(), {job.name for job in jobs if job.done}
-    print(f"{len(before)} of {len(jobs)} runs are finished.", flush=True)
-    waiting = False
-    while left := [job for job in jobs if not job.done]:
-        taken = next((job for job in left if _ready(job, left) and _attempt(job)), None)
-        if taken is None:
-            if not waiting:
-                print("Another process has in hand what could be done next; waiting.", flush=True)
-            waiting = True
-            time.sleep(1)
-            continue
-        waiting = False
-        done = [job for job in jobs if job.done]
-        costs = _costs(jobs, done)
-        new = sum(costs[job.name] for job in done if job.name not in before)
-        to_do = sum(costs[job.name] for job in jobs if job not in done)
-        minutes = math.ceil((time.monotonic() - start) * to_do / new / 60)
-        dice = tables.number(taken.record()["validation_dice"], ".3f")
-        told = f"; about {minutes} minutes left" if to_do else ""
-        print(
-            f"{taken.name}: validation Dice {dice}. {len(done)} of {len(jobs)} runs{told}",
-            flush=True,
-        )
-
-
-def _costs(jobs: Sequence[Job], done: Sequence[Job]) -> dict[str, float]:
-    """What each takes, one beside the other: by its arm, of an unknown arm the mean of all."""
-    seconds: dict[str, list[float]] = {}
-    for job in done:
-        seconds.setdefault(job.arm, []).append(job.record().get("training_seconds") or 1.0)
-    mean = float(np.mean([value for values in seconds.values() for value in values]))
-    return {job.name: float(np.mean(seconds.get(job.arm, mean))) for job in jobs}
-
-
-def _ready(job: Job, left: Sequence[Job]) -> bool:
-    needed = job.experiment.training(job.arm).needs
-    return not any(o.arm in needed and o.group == job.group for o in left)
-
-
-def _attempt(job: Job) -> bool:
-    """False if another process has it in hand."""
-    try:
-        with lock(job.experiment.root / job.path.stem, wait=False):
-            job.run()
-    except Timeout:
-        return False
-    forget_trainings()
-    return True
-
-
 def _start_workers(arguments: Sequence[str], count: int) -> None:
     """Several processes with one thread each: a small network keeps no second core busy."""
     command = [sys.executable, "-m", "kdcore.study", *arguments, "--workers", "1", "--quiet"]
@@ -237,6 +119,45 @@ def _parse(arguments: Sequence[str]) -> argparse.Namespace:
     )
     parser.add_argument("--quiet", action="store_true", help="print and write no tables")
     return parser.parse_args(arguments)
+
+
+def from_arguments(arguments: Sequence[str] | None = None, study: str = "main") -> Experiment:
+    """The experiment that the command line asks for (in a notebook: the environment).
+
+    `--data NAME --tier smoke|quick|full --data-dir FOLDER --runs FOLDER --seed N`; they default
+    to KDCORE_DATASET, KDCORE_TIER, none, KDCORE_RUNS and 0. `--labelled`, `--validation` and
+    `--test` change the numbers of cases, for data of your own.
+    """
+    parser = argparse.ArgumentParser(description=f"kdcore: {study}")
+    add_arguments(parser, study)
+    if arguments is None:
+        arguments = [] if "ipykernel" in sys.modules else sys.argv[1:]
+    return from_options(parser.parse_args(arguments), study)
+
+
+def add_arguments(parser: argparse.ArgumentParser, study: str) -> None:
+    """The arguments that every experiment of a study understands."""
+    get, data = os.environ.get, list(config.STUDIES[study])
+    wanted = get("KDCORE_DATASET")
+    parser.add_argument("--data", choices=data, default=wanted if wanted in data else data[0])
+    parser.add_argument(
+        "--tier", choices=["smoke", "quick", "full"], default=get("KDCORE_TIER", "quick")
+    )
+    parser.add_argument("--data-dir", default=None, help="folder that holds the data")
+    parser.add_argument("--runs", default=get("KDCORE_RUNS", "runs"), help="folder of the runs")
+    parser.add_argument("--seed", type=int, default=0)
+    for part in ("labelled", "validation", "test"):
+        parser.add_argument(f"--{part}", type=int, default=None, help=f"number of {part} cases")
+
+
+def from_options(options: argparse.Namespace, study: str) -> Experiment:
+    """The experiment of parsed arguments."""
+    chosen = config.STUDIES[study][options.data][options.tier]
+    counts = {f"num_{part}": getattr(options, part) for part in ("labelled", "validation", "test")}
+    chosen = replace(chosen, **{k: n for k, n in counts.items() if n is not None})
+    name = f"{options.data}-{options.tier}"
+    name = name if study == "main" else f"{study}-{name}"
+    return Experiment(chosen, name, options.runs, options.data_dir, options.seed)
 
 
 def _count(text: str) -> int:
@@ -288,15 +209,6 @@ def only(settings: config.Config, names: Iterable[str]) -> config.Config:
         if name in wanted:
             wanted |= set(settings.arms[name].needs)
     return replace(settings, arms={k: arm for k, arm in settings.arms.items() if k in wanted})
-
-
-def _rounded(value: Any) -> Any:
-    """Six significant digits: more of a measurement say nothing, and a study has many."""
-    if isinstance(value, dict):
-        return {key: _rounded(item) for key, item in value.items()}
-    if isinstance(value, list):
-        return [_rounded(item) for item in value]
-    return float(f"{value:.6g}") if isinstance(value, float) and np.isfinite(value) else value
 
 
 if __name__ == "__main__":

@@ -22,8 +22,7 @@ from kdcore.ensemble import ensemble, fit_temperature
 from kdcore.evaluation.metrics import agreement, evaluate, evaluate_with_calibration, mean_dice
 from kdcore.losses import DiceCrossEntropy, channel_wise_loss, kd_loss, regional_kd_loss
 from kdcore.soft_targets import SoftTargets
-from kdcore.study.settings import STEPS_AN_EPOCH, Config, Training
-from kdcore.study.tasks import TASKS
+from kdcore.study.settings import STEPS_AN_EPOCH, TASKS, Config, Training
 from kdcore.unet import unet
 
 SOFT_LOSSES = {"regional": regional_kd_loss, "kl": kd_loss, "channel-wise": channel_wise_loss}

@@ -13,7 +13,7 @@ from kdcore.evaluation.scores import ALL, MEAN, Table, arms_of, per_seed, table_
 from kdcore.evaluation.statistics import adjust, compare, equivalence, gap_closed
 from kdcore.study import settings as config
 from kdcore.study.experiment import Experiment, Run
-from kdcore.study.tasks import Task
+from kdcore.study.settings import Task
 
 COLLAPSED = 0.05  # mean foreground Dice on test below this is a network that found nothing
 Record = Mapping[str, Any]

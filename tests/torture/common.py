@@ -8,7 +8,7 @@ import time
 import traceback
 from collections.abc import Callable, Iterator
 from contextlib import contextmanager
-from dataclasses import dataclass, field
+from dataclasses import dataclass, field, replace
 from pathlib import Path
 from typing import Any
 from unittest import mock
@@ -18,11 +18,12 @@ import keras
 import kdcore
 from kdcore._files import SEAL, read_json
 from kdcore.study import __main__ as study
-from kdcore.study import tasks
+from kdcore.study import settings as studies
 from kdcore.study.experiment import Experiment
 
 COARSE = kdcore.Simulation(spacing_mm=6.0)
-EXAMPLES = sorted((Path(__file__).parents[2] / "examples").glob("0*.py"))[:5]
+EXAMPLES = sorted((Path(__file__).parents[2] / "examples").glob("0[1-5]*.py"))
+sys.path.insert(0, str(EXAMPLES[0].parent))  # where they find their settings
 TIMES = {"training_seconds", "ms_a_slice", "seconds", SEAL}
 
 
@@ -121,8 +122,12 @@ def arguments(runs: Path) -> list[str]:
 @contextmanager
 def coarse(cache: Path) -> Iterator[None]:
     """Simulated scans of 6 mm, kept in this cache."""
-    scans = mock.patch.object(tasks, "SIMULATION", COARSE)
-    with environment(KDCORE_CACHE=cache, MPLBACKEND="Agg"), scans:
+    import settings  # of the examples
+
+    scans = mock.patch.object(studies, "SIMULATION", COARSE)
+    simulated = replace(settings.SIMULATED, spacing_mm=COARSE.spacing_mm)
+    of_examples = mock.patch.dict(settings.DATA, simulated=simulated)
+    with environment(KDCORE_CACHE=cache, MPLBACKEND="Agg"), scans, of_examples:
         yield
 
 

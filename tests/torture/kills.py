@@ -33,10 +33,9 @@ import kdcore
 from kdcore._files import read_json
 from kdcore.batches import Batches
 from kdcore.data import download as datasets
-from kdcore.study.experiment import Run
 
 Job = Callable[[Path], object]
-FINISHED = ("result.json", "digests.json", "dataset.json")
+FINISHED = ("result.json", "finished.json", "digests.json", "dataset.json")
 
 
 def main(short: bool, seed: int, folder: Path) -> list[Count]:
@@ -138,7 +137,7 @@ def finished(place: Path) -> dict[str, int]:
         str(path.relative_to(place)): path.stat().st_ino
         for path in place.rglob("*.json")
         if ".part-" not in str(path)  # what a killed process left may go
-        and (path.name in FINISHED or path.parent.name.startswith(("soft-targets-", "records")))
+        and (path.name in FINISHED or path.parent.name.startswith(("soft-targets", "records")))
     }
 
 
@@ -146,7 +145,7 @@ def _being_written(place: Path, left: set[Path]) -> str:
     """By what the killed process left behind, and no earlier one."""
     for part in sorted({*place.rglob(".part-*")} - left):
         names = [path.name for path in part.rglob("*")]
-        if part.parent.name.startswith("soft-targets-"):
+        if part.parent.name.startswith("soft-targets"):
             return "soft targets"
         if any(name.endswith((".weights.h5", ".keras")) for name in names):
             return "weights"
@@ -189,10 +188,8 @@ def _read_whole(path: Path) -> None:
 def do_training(place: Path) -> None:
     """Six epochs, each with its weights."""
     split = kdcore.Split(("case_000",), (), (), ("case_002",))
-    run = Run(place, "baseline", 0, {}, split)
-    model = fresh_network()
-    run.fit(model, Batches([make_case(0)], (16, 16), 2, num_batches=3), 6, verbose=0)
-    run.finish(model, {"case_002": {}})
+    batches = Batches([make_case(0)], (16, 16), 2, num_batches=3)
+    kdcore.fit(fresh_network(), batches, 6, place / "baseline", split=split, verbose=0)
 
 
 def teacher(case: kdcore.Case) -> np.ndarray:

@@ -1,6 +1,7 @@
 """What is corrupted: how it is made, which files of it, and what a reader makes of them."""
 
 from collections.abc import Callable, Mapping, Sequence
+from contextlib import suppress
 from dataclasses import dataclass
 from pathlib import Path
 from typing import Any
@@ -129,8 +130,9 @@ def finished_run(folder: Path) -> Target:
         return Run(folder, "baseline", 0, {"steps": 3}, SPLIT)
 
     run, other = opened(), folder.parent / "another.keras"
-    run.fit(fresh_network(), Batches([make_case(0)], (16, 16), 2, num_batches=1), 1, verbose=0)
-    run.finish(fresh_network(), {"case_001": {"1": {"dice": 0.8125}}})
+    batches = Batches([make_case(0)], (16, 16), 2, num_batches=1)
+    kdcore.fit(fresh_network(), batches, 1, run.folder, verbose=0)
+    run.finish({"case_001": {"1": {"dice": 0.8125}}})
     fresh_network(filters=3).save(other)
     retrained = folder.parent / "retrained.keras"
     network = fresh_network()
@@ -140,8 +142,8 @@ def finished_run(folder: Path) -> Target:
     ways = {
         place / "config.json": JSON,
         place / "result.json": JSON,
-        place / "model.keras": [*m.BYTES, m.swap(other), m.swap(retrained)],
-        place / "split.json": JSON,
+        place / "finished.json": JSON,
+        place / "network.keras": [*m.BYTES, m.swap(other), m.swap(retrained)],
     }
 
     def read() -> Any:
@@ -154,16 +156,25 @@ def finished_run(folder: Path) -> Target:
 
 def unfinished_run(folder: Path) -> Target:
     def go_on() -> Any:
-        model = fresh_network()
-        run = Run(folder, "baseline", 0, {"steps": 3}, SPLIT)
-        run.fit(model, Batches([make_case(0)], (16, 16), 2, num_batches=1), 1, verbose=0)
-        return run, model
+        class Stop(keras.callbacks.Callback):
+            def on_epoch_begin(self, epoch: int, logs: Any = None) -> None:
+                if epoch == 1:
+                    raise KeyboardInterrupt
 
-    place = go_on()[0].folder
-    ways = {place / "state.json": JSON, place / "epoch-0001.weights.h5": m.BYTES}
+        model, batches = fresh_network(), Batches([make_case(0)], (16, 16), 2, num_batches=1)
+        with suppress(KeyboardInterrupt):
+            kdcore.fit(model, batches, 2, folder, verbose=0, callbacks=[Stop()])
+        return model
+
+    go_on()
+    ways = {
+        folder / "state.json": JSON,
+        folder / "settings.json": JSON,
+        folder / "epoch-0001.weights.h5": m.BYTES,
+    }
 
     def read() -> str:
-        return digest(*go_on()[1].get_weights())
+        return digest(*go_on().get_weights())
 
     return Target("weights and state of a run", 40, ways, read)
 
