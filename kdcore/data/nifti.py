@@ -188,7 +188,7 @@ def _load(path: Path) -> Any:
 
 
 def _claims(block: bytes) -> tuple[Any, int]:
-    """nibabel's class for a file that begins so, and how many bytes the file must have."""
+    """The class of nibabel for a file that begins so, and how many bytes the file must have."""
     kind, header = _header(block)
     unit = header.get_xyzt_units()[0]
     if unit not in ("mm", "unknown"):
