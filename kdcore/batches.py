@@ -240,18 +240,16 @@ class Batches(keras.utils.PyDataset):
     def _labels(self, case: int, plane: int) -> np.ndarray:
         """`(H · W,)`, of the mask, or the soft target's most probable ones."""
         source = self._sources[case]
+        area = source.shape[1] * source.shape[2]
         if source.mask is not None:
-            area = source.shape[1] * source.shape[2]
             return np.asarray(source.mask[plane * area : (plane + 1) * area])
-        if self._open is None:
+        if self._soft_targets is None:
             raise ValueError(
                 f"foreground_share needs to know where it is, but {source.case_id} has neither a "
                 "mask nor a soft target. Pass soft_targets, or leave the share out."
             )
-        stored = self._open(source.case_id)
-        labels = stored[plane].astype(np.float32).argmax(axis=-1).ravel()
-        forget(stored)
-        return labels
+        where = np.arange(plane * area, (plane + 1) * area)
+        return self._soft_targets.voxels(source.case_id, where).argmax(axis=-1)
 
     def _foreground_voxel(
         self, case: int, plane: int, rng: np.random.Generator
