@@ -34,22 +34,6 @@ def one_kernel(function: Function) -> Function:
     return call  # type: ignore[return-value]
 
 
-def forget_trainings() -> None:
-    """Free the graphs and data of all trainings so far; layers are numbered anew.
-
-    `keras.utils.clear_session` frees neither: TensorFlow registers a gradient function of every
-    traced training step for ever (https://github.com/keras-team/keras/issues/17458). What stays is
-    a copy of each compiled loss's graph, under 1 MB a training, which TensorFlow lets nobody free.
-    """
-    if keras.backend.backend() == "tensorflow":
-        from tensorflow.python.framework import ops
-
-        registry = getattr(getattr(ops, "gradient_registry", None), "_registry", {})
-        for name in [name for name in registry if name.startswith("CustomGradient-")]:
-            del registry[name]
-    keras.utils.clear_session()
-
-
 @keras.saving.register_keras_serializable("kdcore")
 class BatchNormalization(keras.layers.BatchNormalization):
     """Keras' layer, in TensorFlow trained by the kernel that does it in one pass.

@@ -1,15 +1,13 @@
 """Where results come from: versions, hardware and commit; digests of networks and teachers."""
 
-import functools
 import json
 import os
 import platform
 import re
 import shutil
 import subprocess
-import types
 import zipfile
-from collections.abc import Callable
+from collections.abc import Mapping
 from importlib.metadata import PackageNotFoundError, version
 from pathlib import Path
 from typing import Any
@@ -82,89 +80,83 @@ _VALUES = (int, float, complex, str, bytes, bool, type(None))
 
 
 def teacher_digest(teacher: Any) -> str:
-    """SHA-256 of a teacher, the same in every process.
+    """What a teacher is known by, the same in every process.
 
-    A network's digest covers the settings and weights of its layers and no names. A
-    callable's is that of its attribute `digest`, if it has one; else of its code, its
-    defaults and the numbers, strings, arrays and networks it closes over or finds in its
-    module. What is beyond these (files, other objects) is not seen: give such a teacher a
-    `digest`, a string that changes whenever its answers do.
+    SHA-256 of a network's settings and weights without names (a `keras.Model`), of a PyTorch
+    module's state and the kinds of its layers, or of what a callable's attribute `digest` holds or
+    returns: a text or number, or networks, arrays, and lists and dicts of these. Of any other
+    callable nothing is looked into: code, closures and files cannot be followed surely. It is
+    known by its name, which `unseen` tells.
 
     Raises:
-        ValueError: If it is no teacher.
+        ValueError: If it is no teacher, or its `digest` holds what cannot be digested.
     """
     if isinstance(teacher, list | tuple):
         return digest([teacher_digest(one) for one in teacher])
-    if isinstance(teacher, keras.Model):
-        network: Any = getattr(teacher, "student", teacher)
-        settings = [
-            [type(layer).__name__, _nameless(layer.get_config())] for layer in network.layers
-        ]
-        return digest(settings, *map(np.asarray, network.get_weights()))
+    if _is_network(teacher):
+        return _content(teacher)
     if not callable(teacher):
         raise ValueError(
             "A teacher is a keras.Model or a callable case -> probabilities. "
             f"Received: {type(teacher)}."
         )
-    return _of_callable(teacher, ())
+    own = getattr(teacher, "digest", None)
+    if own is None:
+        return f"unseen: {_name(teacher)}"
+    if callable(own) and not _is_network(own):
+        own = own()
+    return digest(str(own)) if isinstance(own, str | int | float) else _content(own)
 
 
-def _of_callable(function: Callable[..., Any], seen: tuple[int, ...]) -> str:
-    own = getattr(function, "digest", None)
-    if own is not None:
-        return digest(str(own() if callable(own) else own))
-    if id(function) in seen:
-        return "again"
-    seen = (*seen, id(function))
-    if isinstance(function, functools.partial):
-        parts = [function.func, *function.args, *sorted(function.keywords.items())]
-        return digest([_of_value(part, seen) for part in parts])
-    if isinstance(function, types.MethodType):
-        return digest(_of_callable(function.__func__, seen), _of_value(function.__self__, seen))
-    if isinstance(function, types.BuiltinFunctionType | np.ufunc | type):
-        return digest(getattr(function, "__qualname__", function.__class__.__qualname__))
-    if isinstance(function, types.FunctionType):
-        cells = [cell.cell_contents for cell in function.__closure__ or ()]
-        found = [function.__globals__.get(name) for name in _names(function.__code__)]
-        globals_used = [v for v in found if not isinstance(v, types.ModuleType | type)]
-        values = [*cells, *globals_used, *(function.__defaults__ or ())]
-        return digest(_of_code(function.__code__), [_of_value(v, seen) for v in values])
-    state = [[key, _of_value(value, seen)] for key, value in sorted(vars(function).items())]
-    return digest(type(function).__qualname__, state)
+def unseen(teacher: Any) -> list[str]:
+    """Names of the callables in it that tell no digest: whether they changed cannot be seen."""
+    if isinstance(teacher, list | tuple):
+        return [name for one in teacher for name in unseen(one)]
+    known = _is_network(teacher) or getattr(teacher, "digest", None) is not None
+    return [] if known else [_name(teacher)]
 
 
-def _of_value(value: Any, seen: tuple[int, ...]) -> str:
+def _is_network(value: Any) -> bool:
+    return isinstance(value, keras.Model) or callable(getattr(value, "state_dict", None))
+
+
+def _name(function: Any) -> str:
+    named = function if hasattr(function, "__qualname__") else type(function)
+    return f"{named.__module__}.{named.__qualname__}"
+
+
+def _content(value: Any) -> str:
     if isinstance(value, keras.Model):
-        return teacher_digest(value)
-    if isinstance(value, np.ndarray | np.generic):
-        return digest(np.asarray(value))
+        network: Any = getattr(value, "student", value)
+        settings = [
+            [type(layer).__name__, _nameless(layer.get_config())] for layer in network.layers
+        ]
+        return digest(settings, *map(np.asarray, network.get_weights()))
+    if _is_network(value):  # PyTorch's, which is not imported for this
+        kinds = [type(module).__qualname__ for module in value.modules()]
+        return digest(kinds, _content(value.state_dict()))
+    if isinstance(value, Mapping):
+        return digest(sorted([str(key), _content(item)] for key, item in value.items()))
+    if isinstance(value, list | tuple):
+        return digest([_content(item) for item in value])
     if isinstance(value, _VALUES):
         return digest(repr(value))
-    if isinstance(value, tuple):
-        return digest([_of_value(item, seen) for item in value])
-    if isinstance(value, frozenset):
-        return digest(sorted(_of_value(item, seen) for item in value))
-    if isinstance(value, list | dict):  # may be a log or a cache: networks and arrays count
-        items = value.values() if isinstance(value, dict) else value
-        return digest(
-            [_of_value(v, seen) for v in items if isinstance(v, keras.Model | np.ndarray)]
-        )
-    if callable(value):
-        return _of_callable(value, seen)
-    return type(value).__qualname__
+    if isinstance(value, np.ndarray | np.generic) or hasattr(value, "__array__"):
+        array = _array(value)
+        if array.dtype.kind != "O":
+            return digest(array)
+    raise ValueError(
+        "A digest is made of texts, numbers, arrays and networks, and of lists and dicts of these. "
+        f"Received: {type(value)}."
+    )
 
 
-def _of_code(code: types.CodeType) -> str:
-    constants = [
-        _of_code(constant) if isinstance(constant, types.CodeType) else _of_value(constant, ())
-        for constant in code.co_consts
-    ]
-    return digest(code.co_code.hex(), constants, code.co_names)
-
-
-def _names(code: types.CodeType) -> list[str]:
-    inner = [c for c in code.co_consts if isinstance(c, types.CodeType)]
-    return sorted({*code.co_names, *(name for c in inner for name in _names(c))})
+def _array(value: Any) -> np.ndarray:
+    if hasattr(value, "detach"):  # a tensor of PyTorch, perhaps on a GPU
+        value = value.detach().cpu()
+        if str(value.dtype) == "torch.bfloat16":  # NumPy has none
+            value = value.float()
+    return np.asarray(value)
 
 
 def _nameless(value: Any) -> Any:

@@ -2,7 +2,6 @@
 
 import warnings
 from collections.abc import Sequence
-from functools import lru_cache
 from typing import Any
 
 import keras
@@ -14,8 +13,6 @@ from kdcore.data.cases import Case, forget
 from kdcore.losses import IGNORE
 from kdcore.normalization import Normalization, describe_normalization, prepare
 from kdcore.soft_targets import SoftTargets, SoftTargetsError
-
-_OPEN_FILES = 1024  # of soft targets, at once
 
 
 class Batches(keras.utils.PyDataset):
@@ -95,13 +92,11 @@ class Batches(keras.utils.PyDataset):
         self.case_ids = tuple(case.case_id for case in cases)
         self.labelled_ids = tuple(case.case_id for case in cases if case.mask is not None)
         self._sources = [_Source(case, normalization) for case in cases]
-        self._soft_targets, self._open = soft_targets, None
+        self._soft_targets = soft_targets
         if soft_targets is not None:
             soft_targets.check_images(cases, normalization)
             for case in cases:
                 _check_soft_target(soft_targets, case)
-            # Not one open file a case: the system allows only so many.
-            self._open = lru_cache(_OPEN_FILES)(soft_targets.__getitem__)
         self._pools = self._make_pools(labelled_share)
         self._foreground_share = foreground_share or 0.0
         self._counts = self._count_labels() if self._foreground_share and shuffle else []
@@ -141,10 +136,8 @@ class Batches(keras.utils.PyDataset):
             _voxels(x[row])[:] = source.scale(source.image.take(where, axis=0))
             if source.mask is not None:
                 mask[row].flat = source.mask.take(where)
-            if soft is not None and self._open is not None:
-                stored = self._open(source.case_id)
-                _voxels(soft[row])[:] = _voxels(np.asarray(stored)).take(where, axis=0)
-                forget(stored)
+            if soft is not None and self._soft_targets is not None:
+                _voxels(soft[row])[:] = self._soft_targets.voxels(source.case_id, where)
             source.forget()
         y = {"mask": mask} if soft is None else {"mask": mask, "soft_targets": soft}
         if self.augmentation is not None:
@@ -247,18 +240,16 @@ class Batches(keras.utils.PyDataset):
     def _labels(self, case: int, plane: int) -> np.ndarray:
         """`(H · W,)`, of the mask, or the soft target's most probable ones."""
         source = self._sources[case]
+        area = source.shape[1] * source.shape[2]
         if source.mask is not None:
-            area = source.shape[1] * source.shape[2]
             return np.asarray(source.mask[plane * area : (plane + 1) * area])
-        if self._open is None:
+        if self._soft_targets is None:
             raise ValueError(
                 f"foreground_share needs to know where it is, but {source.case_id} has neither a "
                 "mask nor a soft target. Pass soft_targets, or leave the share out."
             )
-        stored = self._open(source.case_id)
-        labels = stored[plane].astype(np.float32).argmax(axis=-1).ravel()
-        forget(stored)
-        return labels
+        where = np.arange(plane * area, (plane + 1) * area)
+        return self._soft_targets.voxels(source.case_id, where).argmax(axis=-1)
 
     def _foreground_voxel(
         self, case: int, plane: int, rng: np.random.Generator

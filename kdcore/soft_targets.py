@@ -10,7 +10,10 @@ student, one that saw other sequences, an nnU-Net outside Keras. A folder holds
 A case's JSON is written last, so a case is either whole or not there.
 """
 
+import os
+import warnings
 from collections.abc import Iterable, Iterator, Sequence
+from dataclasses import dataclass
 from pathlib import Path
 from typing import Any
 
@@ -19,7 +22,7 @@ import numpy as np
 from tqdm import tqdm
 
 from kdcore._files import digest, file_digest, open_array, read_sealed, replacing, write_json
-from kdcore._provenance import teacher_digest
+from kdcore._provenance import teacher_digest, unseen
 from kdcore.data.cases import Case, forget
 from kdcore.data.splits import Split
 from kdcore.inference import predict_probabilities
@@ -30,6 +33,7 @@ Teacher = Any
 
 FORMAT = 2
 _LEAST_PROBABILITY = 1e-30
+_SAME_PROBABILITY = 0.01  # float16 rounds by 0.0002, a GPU may by a little more
 
 
 class SoftTargetsError(ValueError):
@@ -40,12 +44,13 @@ class SoftTargets:
     """Read access to a folder of soft targets; make one with `write` or `open`.
 
     `soft_targets[case_id]` is a read-only memory-mapped `(D, H, W, C)` float16 array of
-    log-probabilities. Its digest is checked the first time it is asked for.
+    log-probabilities. Its digest is checked the first time it is asked for, and again when
+    the file changed.
     """
 
     def __init__(self, folder: Path, manifest: dict[str, Any]) -> None:
         self.folder, self.manifest = folder, manifest
-        self._verified: set[str] = set()
+        self._whole: dict[str, _Whole] = {}
 
     @classmethod
     def write(
@@ -61,7 +66,9 @@ class SoftTargets:
 
         Args:
             teacher: A model, a callable case -> probabilities `(D, H, W, C)`, or a list of
-                either, whose mean probability is taken.
+                either, whose mean probability is taken. A callable's attribute `digest` says
+                what it is: a text such as "v1", its PyTorch module, arrays, or a function that
+                returns these. Without one a warning says what cannot be seen.
             cases: The cases to label; their masks are not looked at.
             folder: Where to write. Cases that are there already are skipped.
             normalization: Of the images, for teachers that are models.
@@ -69,7 +76,8 @@ class SoftTargets:
 
         Raises:
             SoftTargetsError: If the folder holds soft targets of another teacher,
-                normalization or number of classes.
+                normalization or number of classes. Of a callable without a `digest`, only
+                its name and its answer to one case that is there already are compared.
             LeakageError: If a case is one of `split`'s validation or test cases.
             ValueError: If the teacher's output is no probability map of the case.
         """
@@ -83,8 +91,14 @@ class SoftTargets:
             "teacher": teacher_digest(teacher),
             "normalization": describe_normalization(normalization),
         }
+        names = unseen(teacher)
         if (folder / "manifest.json").exists():
             _compare_header(folder, read_sealed(folder / "manifest.json", SoftTargetsError), header)
+            if names:
+                cls.open(folder)._spot_check(teacher, cases, normalization)
+                warnings.warn(_cannot_tell(folder, names), stacklevel=2)
+        elif names:
+            warnings.warn(_cannot_see(names), stacklevel=2)
         for case in tqdm(cases, "soft targets", leave=False, disable=None):
             _write_case(folder, header, teacher, case, normalization)
         return cls.open(folder)
@@ -123,28 +137,57 @@ class SoftTargets:
         targets = cls(folder, manifest)
         if teacher is not None:
             _compare_header(folder, manifest, {"teacher": teacher_digest(teacher)})
+            if names := unseen(teacher):
+                warnings.warn(_cannot_tell(folder, names), stacklevel=2)
         cases = list(cases)
         if cases or normalization != "percentile":
             targets.check_images(cases, normalization)
         return targets
 
     def __getitem__(self, case_id: str) -> np.ndarray:
-        record = self._record(case_id)
         path = self.folder / f"{case_id}.npy"
+        record = self._record(case_id)
         if not path.is_file():
             raise SoftTargetsError(f"{path} is missing. Run SoftTargets.write again.")
-        if case_id not in self._verified and file_digest(path) != record["array"]:
+        whole = self._whole.get(case_id)
+        state = _state(path.stat())
+        if (whole is None or whole.state != state) and file_digest(path) != record["array"]:
             raise SoftTargetsError(
                 f"{path} is not the file that was written: its digest changed. Delete "
                 f"{case_id}.json beside it and run SoftTargets.write again."
             )
-        array = open_array(path)
+        array: Any = open_array(path)
         if (array.dtype, array.ndim, array.shape[-1]) != (np.float16, 4, self.num_classes):
             raise SoftTargetsError(
                 f"{path} holds {array.dtype} {array.shape}, not float16 (D, H, W, classes)."
             )
-        self._verified.add(case_id)
-        return array
+        if not array.flags.c_contiguous:
+            raise SoftTargetsError(f"{path} is not in C order, as `np.save` writes a map.")
+        self._whole[case_id] = _Whole(state, array.offset)
+        return np.asanyarray(array)
+
+    def voxels(self, case_id: str, where: np.ndarray) -> np.ndarray:
+        """Log-probabilities of some voxels, without a file that stays open or a map in memory.
+
+        Args:
+            case_id: The case.
+            where: `(n,)` flat indices into its `(D, H, W)`.
+
+        Returns:
+            `(n, C)` float16.
+        """
+        first, channels = int(where.min()), self.num_classes
+        size, width = int(where.max()) + 1 - first, channels * np.float16().itemsize
+        path = f"{self.folder}/{case_id}.npy"
+        for _ in range(2):
+            with open(path, "rb", buffering=0) as file:
+                whole = self._whole.get(case_id)
+                if whole is not None and whole.state == _state(os.fstat(file.fileno())):
+                    file.seek(whole.offset + first * width)
+                    read = np.frombuffer(file.read(size * width), np.float16)
+                    return read.reshape(size, channels)[where - first]
+            self[case_id]  # checks it
+        raise SoftTargetsError(f"{path} changes while it is read.")
 
     def __contains__(self, case_id: object) -> bool:
         return (self.folder / f"{case_id}.json").is_file()
@@ -177,6 +220,28 @@ class SoftTargets:
         for case in cases:
             _compare_sequences(self.folder, self._record(case.case_id)["image"], case)
 
+    def _spot_check(
+        self,
+        teacher: Teacher | Sequence[Teacher],
+        cases: Sequence[Case],
+        normalization: Normalization,
+    ) -> None:
+        """Raise if the teacher answers otherwise than before to the first case that is there."""
+        for case in cases:
+            if case.case_id in self and self._record(case.case_id)["image"] == _digests(case):
+                if not (self.folder / f"{case.case_id}.npy").is_file():
+                    continue
+                answer = teacher_probabilities(teacher, case, normalization)
+                stored = np.exp(self[case.case_id].astype(np.float32))
+                same = answer.shape == stored.shape
+                if not (same and np.allclose(answer, stored, rtol=0, atol=_SAME_PROBABILITY)):
+                    raise SoftTargetsError(
+                        f"{self.folder} holds soft targets made with another teacher: "
+                        f"{case.case_id} is answered otherwise now. Choose another folder, or "
+                        "delete this one to make them again."
+                    )
+                return
+
     def _record(self, case_id: str) -> dict[str, Any]:
         if case_id not in self:
             raise KeyError(
@@ -184,6 +249,36 @@ class SoftTargets:
                 "Run SoftTargets.write with this case; it goes on where it stopped."
             )
         return _read_record(self.folder / f"{case_id}.json")
+
+
+@dataclass(frozen=True)
+class _Whole:
+    """A file that was found whole: which one, of what size and date, and where its voxels begin."""
+
+    state: tuple[int, int, int]
+    offset: int
+
+
+def _state(found: os.stat_result) -> tuple[int, int, int]:
+    return found.st_ino, found.st_size, found.st_mtime_ns
+
+
+def _cannot_see(names: Sequence[str]) -> str:
+    return (
+        f"Of the teacher {', '.join(names)} it cannot be seen whether its code, the values it "
+        "closes over or its files change. Say what it is before the first write, in a folder of "
+        'its own: teacher.digest = "v1" (another text whenever its answers change), or its network '
+        "or arrays: teacher.digest = network."
+    )
+
+
+def _cannot_tell(folder: Path, names: Sequence[str]) -> str:
+    return (
+        f"It cannot be checked that {folder} is of this teacher: {', '.join(names)} has no "
+        "`digest`, and only its name was compared (in `write` also its answer to one case). If "
+        'it changed, delete the folder. With a digest, teacher.digest = "v1", new folders are '
+        "checked."
+    )
 
 
 def _write_case(
@@ -227,8 +322,8 @@ def _compare_sequences(folder: Path, labelled: dict[str, str], case: Case) -> No
         raise SoftTargetsError(
             f"{folder}: the sequences {unknown} of {case.case_id} were not "
             f"there when it was labelled ({sorted(labelled)} were). Write the soft targets from "
-            "cases that hold all sequences, with a teacher that selects its own: "
-            "lambda case: kdcore.predict_probabilities(model, case.select(...))."
+            "cases that hold all sequences, with a teacher that selects its own: a function "
+            "case -> kdcore.predict_probabilities(model, case.select(...))."
         )
     changed = [name for name in seen if labelled[name] != seen[name]]
     if changed:

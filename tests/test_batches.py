@@ -30,6 +30,7 @@ def soft_targets(tmp_path):
         def teacher(case):  # the image holds the label
             return np.eye(3)[case.image[..., 0].astype(int)] * 0.94 + 0.02
 
+        teacher.digest = "v1"
         return kdcore.SoftTargets.write(teacher, cases, tmp_path / "soft", normalization=None)
 
     return write
@@ -319,6 +320,7 @@ def test_where_there_is_no_mask_the_teachers_map_says_it(tmp_path, shape):
             answer[5, 11, 2] = 0.2, 0.1, 0.7
         return answer
 
+    teacher.digest = "v1"
     soft = kdcore.SoftTargets.write(teacher, cases, tmp_path / "soft", normalization=None)
     batches = Batches(
         cases, shape, 8, soft_targets=soft, labelled_share=0.25, foreground_share=0.5,

@@ -3,6 +3,8 @@
 import gzip
 import json
 import shutil
+import tracemalloc
+from unittest import mock
 
 import numpy as np
 import pytest
@@ -383,3 +385,51 @@ def test_bytes_before_the_voxels_are_not_read_without_end(tmp_path):
             file.write(bytes(2**20))
     with pytest.raises(ValueError, match="x.nii.gz .*voxels begin at byte 268435456; expected"):
         kdcore.read_case(path)
+
+
+@pytest.mark.parametrize("ending", [".nii", ".nii.gz"])
+def test_each_byte_is_read_once(tmp_path, monkeypatch, ending):
+    """Counted at the file, beneath gzip: what is checked is what is used."""
+    path = write_nifti(tmp_path / f"a{ending}", np.random.default_rng(0).normal(size=(40, 50, 60)))
+    expected, seen, real_open = read_nifti(path)[0], [], open
+
+    def counting(name, *args, **kwargs):
+        file = real_open(name, *args, **kwargs)
+        if str(name) == str(path):
+            real_read = file.read
+            counted = mock.MagicMock(wraps=file, name="file")
+            counted.__enter__.return_value = counted
+            counted.read.side_effect = lambda size=-1: _counted(real_read(size), seen)
+            return counted
+        return file
+
+    monkeypatch.setattr("builtins.open", counting)
+    np.testing.assert_array_equal(read_nifti(path)[0], expected)
+    assert sum(seen) == path.stat().st_size
+
+
+def _counted(block, seen):
+    seen.append(len(block))
+    return block
+
+
+def test_trailing_rubbish_and_a_wrong_checksum_are_refused(tmp_path):
+    path = write_nifti(tmp_path / "a.nii.gz", IMAGE)
+    whole = path.read_bytes()
+    for damaged in (whole + b"rubbish", whole[:-8] + bytes(4) + whole[-4:], whole[:-4]):
+        path.write_bytes(damaged)
+        with pytest.raises(ValueError, match="a.nii.gz is no readable NIfTI file"):
+            kdcore.read_case(path)
+
+
+def test_what_a_header_claims_is_not_allocated(tmp_path):
+    """A small packed file that claims 4 GB of voxels costs what it holds."""
+    path = with_header(tmp_path / "a.nii", dim=[3, 512, 1024, 1024, 1, 1, 1, 1])
+    packed = path.with_suffix(".nii.gz")
+    packed.write_bytes(gzip.compress(path.read_bytes() + bytes(1 << 22)))
+    tracemalloc.start()
+    with pytest.raises(ValueError, match="claims 2147484000 bytes, but it holds"):
+        kdcore.read_case(packed)
+    peak = tracemalloc.get_traced_memory()[1]
+    tracemalloc.stop()
+    assert peak < 5 * (1 << 22)

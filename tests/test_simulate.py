@@ -275,7 +275,7 @@ def test_more_scans_than_the_usual_number_of_open_files(tmp_path):
     pytest.importorskip("resource")
     np.save(tmp_path / "a.npy", np.zeros(3))
     code = (
-        "import resource, sys; from kdcore.files import open_array;"
+        "import resource, sys; from kdcore._files import open_array;"
         "hard = resource.getrlimit(resource.RLIMIT_NOFILE)[1];"
         "resource.setrlimit(resource.RLIMIT_NOFILE, (100, hard));"
         "print(len([open_array(sys.argv[1]) for _ in range(300)]))"

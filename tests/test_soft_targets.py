@@ -1,9 +1,8 @@
 import errno
 import json
-import os
-import subprocess
-import sys
+from dataclasses import replace
 from functools import partial
+from pathlib import Path
 
 import keras
 import numpy as np
@@ -11,8 +10,8 @@ import pytest
 from conftest import make_case
 
 import kdcore
-from kdcore._files import file_digest, read_json, write_json
-from kdcore._provenance import teacher_digest
+from kdcore._files import digest, file_digest, read_json, write_json
+from kdcore._provenance import _nameless, teacher_digest, unseen
 from kdcore.data.splits import LeakageError
 from kdcore.soft_targets import SoftTargetsError
 
@@ -25,6 +24,15 @@ def network(seed=0, classes=3, filters=2):
 def flat(case):
     """A callable teacher that knows nothing."""
     return np.full((*case.image.shape[:3], 3), 1 / 3, np.float32)
+
+
+flat.digest = "flat"
+
+
+def known(teacher, digest="v1"):
+    """A teacher that tells what it is."""
+    teacher.digest = digest
+    return teacher
 
 
 @pytest.fixture
@@ -58,7 +66,7 @@ def test_any_callable_may_teach(tmp_path, two):
 
 
 def test_bernoulli_teachers_give_two_channels(tmp_path, two):
-    for number, teacher in enumerate((network(classes=1), lambda case: flat(case)[..., :1])):
+    for number, teacher in enumerate((network(classes=1), known(lambda c: flat(c)[..., :1]))):
         soft = kdcore.SoftTargets.write(teacher, two, tmp_path / str(number))
         total = np.exp(soft["case_000"].astype(np.float32)).sum(-1)
         assert soft.num_classes == 2
@@ -75,6 +83,7 @@ def test_goes_on_where_it_stopped(tmp_path, cases):
         seen.append(case.case_id)
         return flat(case)
 
+    teacher.digest = "v1"
     with pytest.raises(KeyboardInterrupt):
         kdcore.SoftTargets.write(teacher, cases, tmp_path)
     assert len(kdcore.SoftTargets.open(tmp_path)) == 3
@@ -190,7 +199,7 @@ def test_labelling_held_out_cases_is_refused(tmp_path, cases):
 )
 def test_what_is_no_probability_map_is_refused(tmp_path, two, output, message):
     with pytest.raises(ValueError, match=message):
-        kdcore.SoftTargets.write(lambda case: output(flat(case)), two, tmp_path)
+        kdcore.SoftTargets.write(known(lambda case: output(flat(case))), two, tmp_path)
 
 
 def test_a_lost_array_is_named_and_made_again(tmp_path, two):
@@ -207,51 +216,213 @@ def test_a_lost_array_is_named_and_made_again(tmp_path, two):
 def test_teachers_of_other_classes_are_refused(tmp_path, two):
     with pytest.raises(ValueError, match=r"know the same classes. Received: \[2, 3\]"):
         kdcore.SoftTargets.write([network(classes=2), network()], two, tmp_path)
-    wrong = lambda case: flat(case) * 2  # noqa: E731
+    wrong = [known(lambda case: flat(case) * 2), known(lambda case: flat(case) * 0)]
     with pytest.raises(ValueError, match="sum to"):
-        kdcore.SoftTargets.write([wrong, lambda case: flat(case) * 0], two, tmp_path)
+        kdcore.SoftTargets.write(wrong, two, tmp_path)
 
 
-def test_digest_of_a_callable_sees_what_it_uses():
-    def teacher(factor, model=None):
-        return lambda case: (flat(case) * factor, model)
+class TorchLike:
+    """What is used of a PyTorch module, where PyTorch is not installed."""
 
-    assert teacher_digest(teacher(1)) == teacher_digest(teacher(1))
-    assert teacher_digest(teacher(1)) != teacher_digest(teacher(2))
-    assert teacher_digest(teacher(np.ones(2))) != teacher_digest(teacher(np.zeros(2)))
-    assert teacher_digest(teacher(1, network(0))) != teacher_digest(teacher(1, network(1)))
-    assert teacher_digest(partial(flat, k=1)) != teacher_digest(partial(flat, k=2))
-    assert teacher_digest(teacher([network(0)])) != teacher_digest(teacher([network(1)]))
+    def __init__(self, bias, *layers):
+        self.bias, self.layers = np.full(3, bias, np.float32), layers
 
-    class Service:
-        digest = "v1"
+    def state_dict(self):
+        return {"head.bias": self.bias, "steps": np.int64(3)}
 
-        def __call__(self, case):
-            return flat(case)
+    def modules(self):
+        return [self, *self.layers]
 
-    service = Service()
-    before = teacher_digest(service)
-    service.digest = "v2"
-    assert teacher_digest(service) != before
+    def __call__(self, case):
+        return flat(case)
 
 
-def test_digest_is_the_same_in_every_process(tmp_path):
-    (tmp_path / "teachers.py").write_text(
-        "def teacher(case):\n"
-        "    return [x for x in {'a', 'b', 'c'} if (lambda y: y in {'d', 'e'})(x)]\n"
-    )
-    code = (
-        "import sys; sys.path.insert(0, sys.argv[1]); import teachers; "
-        "from kdcore.digests import teacher_digest as d; print(d(teachers.teacher))"
-    )
-    command = [sys.executable, "-c", code, str(tmp_path)]
-    outputs = {
-        subprocess.run(
-            command, capture_output=True, text=True, env={**os.environ, "PYTHONHASHSEED": seed}
-        ).stdout.strip()
-        for seed in ("1", "2")
-    }
-    assert len(outputs) == 1 and len(outputs.pop()) == 64
+class ReLU:
+    pass
+
+
+class Tanh:
+    pass
+
+
+CONTENT = [
+    ("v1", "v2"),
+    (1, 2),
+    (np.ones(3), np.ones(4)),
+    ({"a": np.ones(3), "b": [1, "x"]}, {"a": np.ones(3), "b": [1, "y"]}),
+    (TorchLike(0.0), TorchLike(0.5)),
+    (TorchLike(0.0, ReLU()), TorchLike(0.0, Tanh())),
+    (lambda: {"w": np.zeros(2)}, lambda: {"w": np.ones(2)}),
+    (["v1", TorchLike(0.0)], ["v1", TorchLike(1.0)]),
+]
+
+
+@pytest.mark.parametrize("number", range(len(CONTENT)))
+def test_a_callable_is_known_by_the_digest_it_tells(number):
+    one, other = (known(lambda case: flat(case), value) for value in CONTENT[number])
+    assert teacher_digest(one) == teacher_digest(one) != teacher_digest(other)
+    assert unseen([one, other]) == []
+
+
+def test_a_torch_module_is_known_by_its_state():
+    a, b = TorchLike(0.0), TorchLike(0.0)
+    assert teacher_digest(a) == teacher_digest(b) and unseen(a) == []
+    b.bias += 1
+    assert teacher_digest(a) != teacher_digest(b)
+
+
+def test_a_real_torch_module_is_known_by_its_state():
+    torch = pytest.importorskip("torch")
+    net = torch.nn.Sequential(torch.nn.Conv2d(1, 2, 1), torch.nn.BatchNorm2d(2), torch.nn.ReLU())
+    teacher = known(lambda case: flat(case), net)
+    before = teacher_digest(teacher)
+    assert teacher_digest(teacher) == before == teacher_digest(known(lambda case: case, net))
+    net(torch.ones(2, 1, 4, 4))  # in training, a batch normalization's statistics move
+    assert teacher_digest(teacher) != before
+    assert len(teacher_digest(net.to(torch.bfloat16))) == 64
+
+
+def test_the_network_a_callable_wraps_may_be_its_digest():
+    def teacher(model):
+        return known(lambda case: kdcore.predict_probabilities(model, case), model)
+
+    assert teacher_digest(teacher(network(0))) == teacher_digest(teacher(network(0)))
+    assert teacher_digest(teacher(network(0))) != teacher_digest(teacher(network(1)))
+
+
+@pytest.mark.parametrize("value", [object(), {1, 2}, np.array([{}], dtype=object), [object()]])
+def test_a_digest_of_what_has_none_is_refused(value):
+    with pytest.raises(ValueError, match="A digest is made of texts, numbers, arrays"):
+        teacher_digest(known(lambda case: case, value))
+
+
+def test_digests_of_networks_stay():
+    """Old folders still open: this is what was written before callables were known by name."""
+    inputs = keras.Input((None, None, 1))
+    model = keras.Model(inputs, keras.layers.Conv2D(2, 1, activation="relu")(inputs))
+    model.set_weights([np.arange(2, dtype=np.float32).reshape(1, 1, 1, 2), np.ones(2, "f4")])
+    settings = [[type(layer).__name__, _nameless(layer.get_config())] for layer in model.layers]
+    expected = digest(settings, *model.get_weights())
+    assert teacher_digest(model) == expected
+    assert teacher_digest([model, model]) == digest([expected, expected])
+    assert teacher_digest(flat) == digest("flat")
+
+
+# --- a teacher that nobody can see into ----------------------------------------------------
+
+
+def blind(bias=0.0):
+    """A closure: what it closes over is not looked at."""
+
+    def teacher(case):
+        logits = np.stack([np.zeros(case.image.shape[:3]), case.image[..., 0] / 100 + bias], -1)
+        return np.exp(logits) / np.exp(logits).sum(-1, keepdims=True)
+
+    return teacher
+
+
+def test_what_cannot_be_seen_is_said_once(tmp_path, two):
+    with pytest.warns(UserWarning) as told:
+        kdcore.SoftTargets.write(blind(), two, tmp_path)
+    assert [Path(w.filename).name for w in told] == ["test_soft_targets.py"]
+    assert "cannot be seen whether its code" in str(told[0].message)
+    assert 'teacher.digest = "v1"' in str(told[0].message)
+    assert "blind.<locals>.teacher" in read_json(tmp_path / "manifest.json")["teacher"]
+
+
+@pytest.mark.parametrize("how", ["write", "open"])
+def test_that_it_cannot_be_checked_is_said(tmp_path, two, how):
+    with pytest.warns(UserWarning, match="cannot be seen"):
+        kdcore.SoftTargets.write(blind(), two[:1], tmp_path)
+    with pytest.warns(UserWarning, match="cannot be checked that .* is of this teacher") as told:
+        if how == "write":
+            assert len(kdcore.SoftTargets.write(blind(), two, tmp_path)) == 2
+        else:
+            kdcore.SoftTargets.open(tmp_path, teacher=blind())
+    assert [Path(w.filename).name for w in told] == ["test_soft_targets.py"]
+
+
+@pytest.mark.parametrize("other", [blind(bias=0.5), lambda case: blind()(case)])
+def test_an_unseen_teacher_that_answers_otherwise_or_has_another_name(tmp_path, two, other):
+    with pytest.warns(UserWarning, match="cannot be seen"):
+        kdcore.SoftTargets.write(blind(), two[:1], tmp_path)
+    with pytest.raises(SoftTargetsError, match="made with another teacher"):
+        kdcore.SoftTargets.write(other, two, tmp_path)
+    assert len(kdcore.SoftTargets.open(tmp_path)) == 1
+
+
+def test_one_unseen_teacher_of_several_is_named(tmp_path, two):
+    teachers = [network(), partial(blind(), bias=1)]
+    assert unseen(teachers) == ["functools.partial"]
+    assert teacher_digest(teachers) != teacher_digest([network(), blind()])
+
+
+def test_a_digest_of_another_python_is_no_other_teacher(tmp_path, two):
+    """The same source, compiled otherwise: only what the teacher tells counts."""
+    first, second = {}, {}
+    exec("def teacher(case): return flat(case)\nteacher.digest = 'v1'", first)
+    exec("def teacher(case):\n    x = case\n    return flat(x)\nteacher.digest = 'v1'", second)
+    assert teacher_digest(first["teacher"]) == teacher_digest(second["teacher"])
+
+
+# --- reading without open files ------------------------------------------------------------
+
+
+def test_voxels_are_those_of_the_map(tmp_path, two, rng):
+    soft = kdcore.SoftTargets.write(network(), two, tmp_path)
+    for case in two:
+        where = rng.integers(0, case.image[..., 0].size, 50)
+        expected = np.asarray(soft[case.case_id]).reshape(-1, 3)[where]
+        received = kdcore.SoftTargets.open(tmp_path).voxels(case.case_id, where)
+        np.testing.assert_array_equal(received, expected)
+
+
+def test_a_file_that_changes_later_is_noticed(tmp_path, two):
+    soft = kdcore.SoftTargets.write(network(), two, tmp_path)
+    where = np.arange(10)
+    soft.voxels("case_000", where)
+    changed = (tmp_path / "case_000.npy").read_bytes()[:-2] + b"xy"
+    (tmp_path / "new").write_bytes(changed)
+    (tmp_path / "new").replace(tmp_path / "case_000.npy")
+    for read in (lambda: soft.voxels("case_000", where), lambda: soft["case_000"]):
+        with pytest.raises(SoftTargetsError, match="case_000.npy is not the file"):
+            read()
+
+
+def test_maps_in_fortran_order_are_refused(tmp_path, two):
+    soft = kdcore.SoftTargets.write(flat, two, tmp_path)
+    np.save(tmp_path / "case_000.npy", np.asfortranarray(soft["case_000"]))
+    record = read_json(tmp_path / "case_000.json")
+    record["array"] = file_digest(tmp_path / "case_000.npy")
+    write_json(tmp_path / "case_000.json", record, sealed=True)
+    with pytest.raises(SoftTargetsError, match="case_000.npy is not in C order"):
+        kdcore.SoftTargets.open(tmp_path)["case_000"]
+
+
+def test_more_soft_targets_than_open_files_are_allowed(tmp_path):
+    """More maps than the process may open files, each read: none stays open or in memory."""
+    resource = pytest.importorskip("resource")
+    shape = (8, 32, 32)
+    few = kdcore.Case("few", np.random.default_rng(0).normal(size=(*shape, 1)), None, (1, 1, 1))
+    soft = kdcore.SoftTargets.write(flat, [few], tmp_path)
+    record, array = read_json(tmp_path / "few.json"), (tmp_path / "few.npy").read_bytes()
+    cases = [replace(few, case_id=f"case_{number:04d}") for number in range(300)]
+    for case in cases:
+        (tmp_path / f"{case.case_id}.npy").write_bytes(array)
+        write_json(tmp_path / f"{case.case_id}.json", record, sealed=True)
+    limit, fds = resource.getrlimit(resource.RLIMIT_NOFILE), Path("/proc/self/fd")
+    opened = len(list(fds.iterdir())) if fds.exists() else 100
+    try:
+        resource.setrlimit(resource.RLIMIT_NOFILE, (opened + 30, limit[1]))
+        batches = kdcore.Batches(cases, (16, 16), 100, soft_targets=soft)
+        for index in range(0, len(batches), 10):
+            batches[index]
+        assert resource.getrlimit(resource.RLIMIT_NOFILE)[0] == opened + 30  # and none was needed
+    finally:
+        resource.setrlimit(resource.RLIMIT_NOFILE, limit)
+    if fds.exists():
+        maps = Path("/proc/self/maps").read_text()
+        assert str(tmp_path) not in maps and len(list(fds.iterdir())) <= opened + 5
 
 
 def test_teacher_digest_sees_activations():
@@ -268,6 +439,7 @@ def test_teacher_digest_sees_weights_and_not_names():
     assert teacher_digest(a) == teacher_digest(b) != teacher_digest(network(1))
     assert teacher_digest([a, b]) != teacher_digest(a)
     assert teacher_digest(flat) != teacher_digest(lambda case: case)
+    assert unseen([a, flat]) == []
     with pytest.raises(ValueError, match="A teacher is"):
         teacher_digest("model.keras")
 

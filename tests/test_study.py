@@ -2,7 +2,6 @@
 
 import json
 import shutil
-import weakref
 from dataclasses import replace
 
 import keras
@@ -12,7 +11,6 @@ from scipy import special
 
 import kdcore
 from kdcore._files import lock
-from kdcore._kernels import forget_trainings
 from kdcore.evaluation import read_results
 from kdcore.study import __main__ as study
 from kdcore.study import queue
@@ -171,20 +169,6 @@ def test_a_record_of_another_run_is_refused(small, tmp_path):
     baseline.path.write_text("{}")
     with pytest.raises(ValueError, match="is not as it was written"):
         baseline.record()
-
-
-@pytest.mark.skipif(keras.backend.backend() != "tensorflow", reason="TensorFlow keeps them")
-def test_trainings_that_are_over_are_forgotten(small):
-    seen = []
-    for _ in range(3):
-        batches = small.batches("baseline")
-        model = small.compile(small.network("baseline"), "baseline")
-        model.fit(batches, verbose=0)
-        seen.append(weakref.ref(batches))
-        del batches, model
-        forget_trainings()
-    assert seen[-1]() is None  # of the first, the fused losses keep the graph
-    assert keras.layers.Conv2D(1, 1).name == "conv2d"
 
 
 def test_what_is_finished_is_added_up_without_training(msd_folder, tmp_path, monkeypatch, capsys):

@@ -104,10 +104,16 @@ def _frozen(array: Any, dtype: Any) -> np.ndarray:
 
 
 def forget(*arrays: np.ndarray | None) -> None:
-    """Let go of the memory that reading a memory-mapped array took; it stays on disk."""
+    """Let go of the memory that reading a memory-mapped array took; it stays on disk.
+
+    Only arrays that are kept open need it: a map that is closed takes none.
+    """
     for array in arrays:
-        if isinstance(array, np.memmap) and hasattr(mmap, "MADV_DONTNEED"):
-            array._mmap.madvise(mmap.MADV_DONTNEED)  # type: ignore[attr-defined]
+        file: object = array
+        while isinstance(file, np.ndarray):
+            file = file.base
+        if isinstance(file, mmap.mmap) and hasattr(mmap, "MADV_DONTNEED"):
+            file.madvise(mmap.MADV_DONTNEED)
 
 
 def _check_image(

@@ -5,6 +5,7 @@ Left out on purpose: DICOM (convert it with dcm2niix).
 """
 
 import gzip
+import io
 import math
 from collections.abc import Sequence
 from pathlib import Path
@@ -136,16 +137,13 @@ def read_nifti(
     With `directions_only`, an affine whose axes all measure 1 mm is taken for directions without
     sizes, and gets the header's. Otherwise it and a header of other sizes contradict each other.
     """
-    import nibabel
-
     path = Path(path)
     if not path.is_file():
         raise FileNotFoundError(f"{path} does not exist.")
     with open(path, "rb"):  # a missing permission is the system's own error
         pass
     try:
-        _check_size(path)
-        image = nibabel.load(path)
+        image = _load(path)
         voxels = np.asarray(image.dataobj)
         spacing = tuple(float(size) for size in image.header.get_zooms()[:3])
         affine = np.asarray(image.affine, dtype=np.float64)
@@ -169,45 +167,54 @@ def read_nifti(
     return voxels, spacing, affine
 
 
-def _check_size(path: Path) -> None:
-    """Raise unless lengths are in mm and the file holds just the voxels that its header claims.
+def _load(path: Path) -> Any:
+    """The image, if lengths are in mm and the file holds just the voxels that its header claims.
 
-    Before anything of that size is allocated; and a gzip file is read to its end, where the
-    checksum is (nibabel stops at the last voxel), but not if it goes on and on.
+    The file is read once and to its end, where gzip's checksum is (nibabel stops at the last
+    voxel), but not beyond what the header claims, and what the header claims is not allocated
+    before that much has come.
     """
+    content = io.BytesIO()
     with _opened(path) as file:
-        header = _header(file.read(_LONGEST_HEADER))
-        unit = header.get_xyzt_units()[0]
-        if unit not in ("mm", "unknown"):
-            raise ValueError(f"its lengths are in {unit}; expected mm")
-        voxels = math.prod(map(int, header.get_data_shape()))
-        if not 0 < voxels <= MOST_VOXELS:
-            raise ValueError(f"its header claims {voxels} voxels; 1 to {MOST_VOXELS} can be read")
-        start, least = int(header["vox_offset"]), int(header["sizeof_hdr"])
-        if not least <= start <= _LATEST_START:
-            raise ValueError(
-                f"its header claims that the voxels begin at byte {start}; expected {least} to "
-                f"{_LATEST_START}"
-            )
-        claimed = start + voxels * header.get_data_dtype().itemsize
-        file.seek(0)
-        held = 0
-        while held <= claimed + _SLACK and (chunk := file.read(1 << 20)):
-            held += len(chunk)
+        content.write(file.read(_LONGEST_HEADER))
+        kind, claimed = _claims(content.getvalue())
+        while content.tell() <= claimed + _SLACK and (chunk := file.read(1 << 20)):
+            content.write(chunk)
+    held = content.tell()
     if not claimed <= held <= claimed + _SLACK:
         raise ValueError(f"its header claims {claimed} bytes, but it holds {held} or more")
+    content.seek(0)
+    return kind.from_stream(content)
+
+
+def _claims(block: bytes) -> tuple[Any, int]:
+    """The class of nibabel for a file that begins so, and how many bytes the file must have."""
+    kind, header = _header(block)
+    unit = header.get_xyzt_units()[0]
+    if unit not in ("mm", "unknown"):
+        raise ValueError(f"its lengths are in {unit}; expected mm")
+    voxels = math.prod(map(int, header.get_data_shape()))
+    if not 0 < voxels <= MOST_VOXELS:
+        raise ValueError(f"its header claims {voxels} voxels; 1 to {MOST_VOXELS} can be read")
+    start, least = int(header["vox_offset"]), int(header["sizeof_hdr"])
+    if not least <= start <= _LATEST_START:
+        raise ValueError(
+            f"its header claims that the voxels begin at byte {start}; expected {least} to "
+            f"{_LATEST_START}"
+        )
+    return kind, start + voxels * header.get_data_dtype().itemsize
 
 
 def _opened(path: Path) -> Any:
     return gzip.open(path) if path.suffix == ".gz" else open(path, "rb")
 
 
-def _header(block: bytes) -> Any:
+def _header(block: bytes) -> tuple[Any, Any]:
     """Without the extensions behind it, which nibabel reads at any length."""
     import nibabel
 
-    for kind in (nibabel.Nifti1Header, nibabel.Nifti2Header):
-        size = kind.template_dtype.itemsize
+    for kind in (nibabel.Nifti1Image, nibabel.Nifti2Image):
+        size = kind.header_class.template_dtype.itemsize
         if any(block[:4] == size.to_bytes(4, order) for order in ("little", "big")):
-            return kind(block[:size], check=False)
+            return kind, kind.header_class(block[:size], check=False)
     raise ValueError("it does not begin with a NIfTI header")

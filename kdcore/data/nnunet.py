@@ -38,23 +38,22 @@ class NNUNetProbabilities:
                 key = next((k for k in ("probabilities", "softmax") if k in content), None)
                 if key is None:
                     raise ValueError(f"it has no array `probabilities`, only {content.files}")
-                _check_shape(content, key, case)
+                _check_claim(content, key, case)
                 array = content[key]
-            if array.dtype.kind not in "iuf":
-                raise ValueError(f"it holds {array.dtype} values")
         except Exception as error:
             raise ValueError(f"{path} is no probability map: {error}.") from error
         return np.asarray(array, np.float32).transpose(3, 2, 1, 0)
 
 
-def _check_shape(content: Any, key: str, case: Case) -> None:
-    """From the array's header, before anything of its size is allocated."""
+def _check_claim(content: Any, key: str, case: Case) -> None:
+    """Of the array's header, before anything of its size is allocated."""
     with content.zip.open(f"{key}.npy") as file:
         version = np.lib.format.read_magic(file)
-        read = {(1, 0): np.lib.format.read_array_header_1_0}.get(
-            version, np.lib.format.read_array_header_2_0
-        )
-        shape = read(file)[0]
+        if version != (1, 0):  # NumPy writes another one for named fields only
+            raise ValueError(f"its array is of .npy version {version}; expected (1, 0)")
+        shape, _, dtype = np.lib.format.read_array_header_1_0(file)
     expected = case.image.shape[2::-1]
     if len(shape) != 4 or shape[1:] != expected or not 1 <= shape[0] <= _MOST_CLASSES:
         raise ValueError(f"its shape is {shape}; expected (classes, Z, Y, X), here {expected}")
+    if dtype.kind not in "iuf":
+        raise ValueError(f"it holds {dtype} values")

@@ -8,11 +8,11 @@ from functools import cached_property
 from pathlib import Path
 from typing import Any
 
+import keras
 import numpy as np
 from filelock import Timeout
 
 from kdcore._files import lock, read_sealed, write_json
-from kdcore._kernels import forget_trainings
 from kdcore.evaluation import tables
 from kdcore.study import results
 from kdcore.study.experiment import Experiment, train
@@ -123,7 +123,7 @@ def _attempt(job: Job) -> bool:
             job.run()
     except Timeout:
         return False
-    forget_trainings()
+    keras.utils.clear_session()
     return True
 
 
