@@ -23,7 +23,8 @@ NOTEBOOKS = ROOT / "docs" / "tutorial"
 LONGEST = 40  # lines of one output
 # A figure is kept in two forms. Its label says what there is to see, for those who do not.
 SETUP = """
-import base64, html, io, os
+import base64, html, io, os, sys
+sys.path.insert(0, "examples")  # where they find their settings
 os.environ.setdefault("TF_CPP_MIN_LOG_LEVEL", "3")
 import matplotlib
 from matplotlib.figure import Figure
@@ -51,7 +52,7 @@ get_ipython().display_formatter.formatters["image/png"].pop(Figure, None)
 def main(chosen: list[str]) -> int:
     scripts = [p for p in sorted(EXAMPLES.glob("0*.py")) if not chosen or p.name[:2] in chosen]
     if len(scripts) < len(chosen):
-        raise SystemExit(f"{chosen}: the examples are 01 to 08.")
+        raise SystemExit(f"{chosen}: the examples are 00 to 08.")
     NOTEBOOKS.mkdir(parents=True, exist_ok=True)
     for script in scripts:
         start = time.monotonic()
