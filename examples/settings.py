@@ -228,11 +228,10 @@ def from_command_line(arguments: list[str] | None = None) -> Settings:
     if arguments is None:
         arguments = [] if "ipykernel" in sys.modules else sys.argv[1:]
     given = vars(parser.parse_args(arguments))
-    if (given["data_dir"] is None) == (given["data"] == "brats"):
-        if given["data"] == "brats":
-            parser.error("--data brats needs --data-dir: the folder that holds the patients")
-    elif given["data"] == "simulated":
-        parser.error("simulated scans are made, not read: add --data for a --data-dir")
+    if given["data"] == "brats" and given["data_dir"] is None:
+        parser.error("--data brats needs --data-dir: the folder that holds the patients")
+    if given["data"] == "simulated" and given["data_dir"] is not None:
+        parser.error("simulated scans are made, not read: say with --data what --data-dir holds")
     settings = TIERS[given.pop("tier")](DATA[given.pop("data")])
     for part in ("labelled", "validation", "test"):
         given[f"num_{part}"] = given.pop(part)
