@@ -114,7 +114,8 @@ def backend(session: nox.Session, name: str) -> None:
         "inference",
         "metrics",
         "soft_targets",
-        "runs",
+        "training",
+        "plain",
         "benchmark",
     )
     files = [f"tests/test_{part}.py" for part in names]

@@ -7,6 +7,7 @@ whole step (JAX) or run the same operations one by one (PyTorch).
 
 from collections.abc import Callable
 from functools import wraps
+from types import MethodType
 from typing import Any, TypeVar
 
 import keras
@@ -34,35 +35,65 @@ def one_kernel(function: Function) -> Function:
     return call  # type: ignore[return-value]
 
 
-@keras.saving.register_keras_serializable("kdcore")
-class BatchNormalization(keras.layers.BatchNormalization):
-    """Keras' layer, in TensorFlow trained by the kernel that does it in one pass.
+def fuse_normalization(model: keras.Model) -> None:
+    """Train a model's batch normalizations by the kernel that does it in one pass (TensorFlow).
 
     Keras computes mean, variance and their gradients one by one, a third of a small
     network's step. The moving variance is the unbiased one, n / (n − 1) of Keras'.
+
+    The layers stay Keras' own, only their `call` is another: a saved file holds nothing of
+    kdcore, and what is loaded from it, or cloned, trains by Keras' own operations.
     """
+    if keras.backend.backend() == "tensorflow":
+        for layer in _normalizations(model):
+            layer.call = MethodType(_normalize, layer)
 
-    def call(self, inputs: Tensor, training: bool | None = None, mask: Any = None) -> Tensor:
-        learns = training and self.trainable and mask is None and not self.synchronized
-        if not (learns and keras.backend.backend() == "tensorflow" and _fits(inputs)):
-            return super().call(inputs, training=training, mask=mask)
-        import tensorflow as tf
 
-        shape = keras.ops.shape(inputs)
-        flat = keras.ops.reshape(inputs, (-1, *shape[-3:]))  # the kernel knows two axes of space
-        output, mean, variance, *_ = tf.raw_ops.FusedBatchNormV3(
-            x=flat,
-            scale=keras.ops.cast(self.gamma, "float32"),
-            offset=keras.ops.cast(self.beta, "float32"),
-            mean=self.moving_mean,
-            variance=self.moving_variance,
-            epsilon=self.epsilon,
-            exponential_avg_factor=1 - self.momentum,
-            is_training=True,
-        )
-        self.moving_mean.assign(mean)
-        self.moving_variance.assign(variance)
-        return keras.ops.reshape(output, shape)
+def is_fused(model: keras.Model) -> bool:
+    """Whether `fuse_normalization` was called for the model."""
+    return any("call" in vars(layer) for layer in _normalizations(model))
+
+
+def layers_of(model: keras.Model) -> list[keras.layers.Layer]:
+    """Every layer of a model once, those of the models within it included."""
+    found = {}
+    for layer in model.layers:
+        found[id(layer)] = layer
+        if isinstance(layer, keras.Model):
+            found |= {id(inner): inner for inner in layers_of(layer)}
+    return list(found.values())
+
+
+def _normalizations(model: keras.Model) -> list[keras.layers.BatchNormalization]:
+    return [x for x in layers_of(model) if isinstance(x, keras.layers.BatchNormalization)]
+
+
+def _normalize(
+    layer: keras.layers.BatchNormalization,
+    inputs: Tensor,
+    training: bool | None = None,
+    mask: Any = None,
+) -> Tensor:
+    learns = training and layer.trainable and mask is None and not layer.synchronized
+    if not (learns and _fits(inputs)):
+        return type(layer).call(layer, inputs, training=training, mask=mask)
+    import tensorflow as tf
+
+    shape = keras.ops.shape(inputs)
+    flat = keras.ops.reshape(inputs, (-1, *shape[-3:]))  # the kernel knows two axes of space
+    output, mean, variance, *_ = tf.raw_ops.FusedBatchNormV3(
+        x=flat,
+        scale=keras.ops.cast(layer.gamma, "float32"),
+        offset=keras.ops.cast(layer.beta, "float32"),
+        mean=layer.moving_mean,
+        variance=layer.moving_variance,
+        epsilon=layer.epsilon,
+        exponential_avg_factor=1 - layer.momentum,
+        is_training=True,
+    )
+    layer.moving_mean.assign(mean)
+    layer.moving_variance.assign(variance)
+    return keras.ops.reshape(output, shape)
 
 
 def _fits(inputs: Tensor) -> bool:

@@ -128,10 +128,7 @@ def _name(function: Any) -> str:
 def _content(value: Any) -> str:
     if isinstance(value, keras.Model):
         network: Any = getattr(value, "student", value)
-        settings = [
-            [type(layer).__name__, _nameless(layer.get_config())] for layer in network.layers
-        ]
-        return digest(settings, *map(np.asarray, network.get_weights()))
+        return digest(_settings(network), *map(np.asarray, network.get_weights()))
     if _is_network(value):  # PyTorch's, which is not imported for this
         kinds = [type(module).__qualname__ for module in value.modules()]
         return digest(kinds, _content(value.state_dict()))
@@ -149,6 +146,32 @@ def _content(value: Any) -> str:
         "A digest is made of texts, numbers, arrays and networks, and of lists and dicts of these. "
         f"Received: {type(value)}."
     )
+
+
+def _settings(network: keras.Model) -> list[Any]:
+    """Of every layer; where operations stand between the layers, also how all are wired."""
+    settings: list[Any] = [
+        [type(layer).__name__, _settings(layer)]
+        if type(layer).__name__ == "Functional"  # has no settings of its own
+        else [type(layer).__name__, _nameless(layer.get_config())]
+        for layer in network.layers
+    ]
+    operations = getattr(network, "operations", network.layers)
+    if len(operations) > len(network.layers):  # their constants stand in the graph alone
+        nodes = network.get_config()["layers"]
+        places = {node["name"]: place for place, node in enumerate(nodes)}
+        wires = [[node["class_name"], node["inbound_nodes"]] for node in nodes]
+        settings.append(_placed(wires, places))
+    return settings
+
+
+def _placed(value: Any, places: dict[str, int]) -> Any:
+    """With places instead of names, which Keras numbers anew in every process."""
+    if isinstance(value, dict):
+        return {key: _placed(item, places) for key, item in value.items()}
+    if isinstance(value, list | tuple):
+        return [_placed(item, places) for item in value]
+    return places.get(value, value) if isinstance(value, str) else value
 
 
 def _array(value: Any) -> np.ndarray:

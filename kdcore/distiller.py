@@ -12,6 +12,7 @@ import numpy as np
 from keras import ops
 
 from kdcore._files import replacing
+from kdcore._kernels import fuse_normalization, is_fused
 from kdcore.hints import Hints
 from kdcore.losses import (
     IGNORE,
@@ -26,6 +27,7 @@ from kdcore.losses import (
     per_replica,
     regional_kd_loss,
 )
+from kdcore.unet import check_sizes, size_multiple
 
 _NO_TEACHER = (
     "There is no teacher and y brings no soft targets. Pass "
@@ -124,9 +126,13 @@ class Distiller(keras.Model):
 
     def call(self, x: Tensor, training: bool | None = None) -> Tensor:
         image = input_of("student", x)
-        if self.hints is None or not training:
-            return self.student(image, training=training)
-        logits, loss = self.hints(image, input_of("teacher", x))
+        try:
+            if self.hints is None or not training:
+                return self.student(image, training=training)
+            logits, loss = self.hints(image, input_of("teacher", x))
+        except Exception:
+            check_sizes(image.shape[1:-1], size_multiple(self.student) or 1)
+            raise
         self.add_loss(loss)
         return logits
 
@@ -196,6 +202,7 @@ class Distiller(keras.Model):
         return {
             **super().get_config(),
             "student": serialize(self.student),
+            "fused": is_fused(self.student),
             "teacher": [serialize(model) for model in self.teachers],
             "temperature": self.temperature,
             "alpha": self.alpha,
@@ -209,6 +216,8 @@ class Distiller(keras.Model):
         deserialize = keras.saving.deserialize_keras_object
         config = dict(config)
         config["student"] = deserialize(config["student"], custom_objects)
+        if config.pop("fused", False):
+            fuse_normalization(config["student"])
         config["teacher"] = [deserialize(m, custom_objects) for m in config["teacher"]]
         config["soft_loss"] = deserialize(config["soft_loss"], custom_objects)
         return cls(**config)

@@ -1,31 +1,15 @@
 """Several networks as one: the mean of their probabilities, calibrated."""
 
 from collections.abc import Iterable, Sequence
-from typing import Any
 
 import keras
 import numpy as np
-from keras import layers
 
 from kdcore.data.cases import Case
 from kdcore.inference import predict_probabilities
-from kdcore.losses import Tensor, check_temperature, mean_teacher_logits
+from kdcore.losses import check_temperature, mean_teacher_logits, to_float
 from kdcore.normalization import Normalization
-
-
-@keras.saving.register_keras_serializable("kdcore")
-class MeanLogits(layers.Layer):
-    """Log of the mean probability of several networks' logits, divided by a temperature."""
-
-    def __init__(self, temperature: float = 1.0, **kwargs: Any) -> None:
-        super().__init__(**kwargs)
-        self.temperature = check_temperature(temperature)
-
-    def call(self, logits: list[Tensor]) -> Tensor:
-        return mean_teacher_logits(logits) / self.temperature
-
-    def get_config(self) -> dict[str, Any]:
-        return {**super().get_config(), "temperature": self.temperature}
+from kdcore.unet import leave_out_own_losses
 
 
 def ensemble(
@@ -40,7 +24,8 @@ def ensemble(
         name: Of the model.
 
     Returns:
-        A `keras.Model` with raw logits, to be used, saved and distilled like any other.
+        A functional `keras.Model` with raw logits, to be used, saved and distilled like any
+        other; of kdcore it holds nothing but what its networks hold.
 
     Raises:
         ValueError: If there are no networks, their inputs or classes differ, or two have one name.
@@ -63,8 +48,10 @@ def ensemble(
         )
     image = keras.Input(shapes.pop(), name="image")
     outputs = [network(image) for network in networks]
-    logits = MeanLogits(temperature, name="logits", dtype="float32")(outputs)
-    return keras.Model(image, logits, name=name)
+    logits = to_float(mean_teacher_logits(outputs)) / check_temperature(temperature)
+    model = keras.Model(image, logits, name=name)
+    leave_out_own_losses(model)
+    return model
 
 
 def fit_temperature(

@@ -8,9 +8,10 @@ import numpy as np
 
 from kdcore.data.cases import Case
 from kdcore.normalization import Normalization, apply_normalization
-from kdcore.unet import UNet
+from kdcore.unet import size_multiple
 
 _VOXELS_A_BATCH = 64 * 64 * 48
+_UNKNOWN_MULTIPLE = 16  # suits most networks that cannot be asked
 
 
 def predict_probabilities(
@@ -77,7 +78,7 @@ def _logits(network: keras.Model, image: np.ndarray, case: Case) -> np.ndarray:
     rank = len(expected) - 1
     items = image if rank == 2 else image[None]  # (N, *space, S)
     space = items.shape[1:-1]
-    multiple = _multiple(network)
+    multiple = size_multiple(network) or _UNKNOWN_MULTIPLE
     window = [
         size or -(-have // multiple) * multiple
         for size, have in zip(expected[:-1], space, strict=True)
@@ -98,12 +99,6 @@ def _logits(network: keras.Model, image: np.ndarray, case: Case) -> np.ndarray:
     )
     total = total[(slice(None), *keep)]
     return np.array(total if rank == 2 else total[0])
-
-
-def _multiple(network: keras.Model) -> int:
-    """What sizes must be multiples of; 16 suits most networks that are not ours."""
-    parts = [m for m in (network, *getattr(network, "layers", ())) if isinstance(m, UNet)]
-    return max((2**part.depth for part in parts), default=16)
 
 
 def _places(space: Sequence[int], window: Sequence[int]) -> Iterator[tuple[slice, ...]]:

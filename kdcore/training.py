@@ -30,6 +30,7 @@ from kdcore._files import (
 from kdcore._provenance import provenance, settings_digest, teacher_digest, weights_digest
 from kdcore.data import Split
 from kdcore.distiller import Distiller
+from kdcore.unet import leave_out_own_losses
 
 MOST_STEPS_AT_ONCE = 25
 _START: dict[str, Any] = {"epoch": 0, "weights": None, "history": {}, "seconds": 0.0}
@@ -135,6 +136,7 @@ def warmup_cosine(peak: float, steps: int) -> keras.optimizers.schedules.Learnin
 def keep(network: keras.Model, folder: str | Path) -> keras.Model:
     """Save a network as a finished training, and return it: one trained here, or an ensemble."""
     folder = Path(folder)
+    leave_out_own_losses(network)
     with replacing(folder / "network.keras") as temporary:
         network.save(temporary)
     state = _state(folder)

@@ -2,53 +2,14 @@
 
 from collections.abc import Sequence
 from typing import Any
+from weakref import WeakKeyDictionary
 
 import keras
 from keras import layers
 
-from kdcore._kernels import BatchNormalization
+from kdcore._kernels import fuse_normalization
 
 Tensor = Any
-
-
-@keras.saving.register_keras_serializable("kdcore")
-class UNet(keras.Model):
-    """A functional U-Net that names the size it cannot work with. Build it with `unet`."""
-
-    def __init__(
-        self,
-        input_shape: Sequence[int | None],
-        num_classes: int,
-        filters: int = 16,
-        depth: int = 3,
-        **kwargs: Any,
-    ) -> None:
-        shape = _check_arguments(input_shape, num_classes, filters, depth)
-        inputs = keras.Input(shape, name="image")
-        super().__init__(
-            inputs, _layers(inputs, len(shape) - 1, num_classes, filters, depth), **kwargs
-        )
-        self.depth = depth
-        self._arguments = {
-            "input_shape": list(shape),
-            "num_classes": num_classes,
-            "filters": filters,
-            "depth": depth,
-        }
-
-    def call(self, inputs: Tensor, training: bool | None = None, mask: Any = None) -> Tensor:
-        check_sizes(inputs.shape[1:-1], self.depth)
-        return super().call(inputs, training=training, mask=mask)
-
-    def get_config(self) -> dict[str, Any]:
-        return {**self._arguments, "name": self.name, "trainable": self.trainable}
-
-    @classmethod
-    def from_config(cls, config: dict[str, Any], custom_objects: Any = None) -> "UNet":
-        trainable = config.pop("trainable", True)
-        model = cls(**config)
-        model.trainable = trainable
-        return model
 
 
 def unet(
@@ -74,27 +35,106 @@ def unet(
         name: Name of the model.
 
     Returns:
-        A `keras.Model`: `(B, ..., sequences)` -> `(B, ..., num_classes)` logits.
+        A functional `keras.Model` of Keras' own layers, `(B, ..., sequences)` ->
+        `(B, ..., num_classes)` logits. What `model.save` writes loads without kdcore.
 
     Raises:
         ValueError: If an argument is impossible, or a size no multiple of 2**`depth`.
 
+    Example:
+        >>> import kdcore
+        >>> student = kdcore.unet((64, 48, 1), num_classes=3, filters=4)
+        >>> student.count_params(), student.output_shape
+        (30831, (None, 64, 48, 3))
+
     Reference: Ronneberger et al. 2015, section 2, https://arxiv.org/abs/1505.04597; 3-D:
     Çiçek et al. 2016, https://arxiv.org/abs/1606.06650
     """
-    return UNet(input_shape, num_classes, filters, depth, name=name or "unet")
+    shape = _check_arguments(input_shape, num_classes, filters, depth)
+    image = keras.Input(shape, name="image")
+    logits = _layers(image, len(shape) - 1, num_classes, filters, depth)
+    model = keras.Model(image, logits, name=name or "unet")
+    fuse_normalization(model)
+    leave_out_own_losses(model)
+    return model
 
 
-def check_sizes(sizes: Sequence[int | None], depth: int) -> None:
-    """Raise if a known size cannot be halved `depth` times."""
-    multiple = 2**depth
+def leave_out_own_losses(model: keras.Model) -> None:
+    """Let a model's file say nothing of losses and metrics of kdcore, without which it then loads.
+
+    The network loaded from it has to be compiled again. What Keras has itself is kept.
+    """
+
+    def get_compile_config() -> dict[str, Any]:
+        config = type(model).get_compile_config(model)
+        return {} if "kdcore" in str(config) else config
+
+    model.get_compile_config = get_compile_config
+
+
+def size_multiple(network: keras.Model) -> int | None:
+    """What sizes in space must be multiples of, so that a network puts out the size it was given.
+
+    The network itself is asked: sizes go through its graph as shapes, without any voxel. So
+    strides, pooling, patches and networks within it count, and an attention branch that
+    pools everything away does not.
+
+    Args:
+        network: Functional, `(B, ..., S)` -> `(B, ..., C)`.
+
+    Returns:
+        The smallest number up to 64; `None` if there is none, if the sizes are fixed, or if
+        the network's graph cannot be seen.
+
+    Example:
+        >>> import kdcore
+        >>> from kdcore.unet import size_multiple
+        >>> size_multiple(kdcore.unet((None, None, 1), num_classes=3, depth=3))
+        8
+    """
+    if network not in _known:
+        _known[network] = next((m for m in _MULTIPLES if _takes(network, m)), None)
+    return _known[network]
+
+
+_MULTIPLES = [odd * 2**k for odd in (1, 3) for k in range(7) if odd * 2**k <= 64]
+_known: WeakKeyDictionary[keras.Model, int | None] = WeakKeyDictionary()
+
+
+def _takes(network: keras.Model, multiple: int) -> bool:
+    """Whether it takes eleven times the multiple, of which nothing else is a divisor."""
+    own = getattr(network, "input_shape", None)
+    if not isinstance(own, tuple) or None not in own[1:-1]:
+        return False
+    sizes = tuple(size or 11 * multiple for size in own[1:-1])
+    try:
+        output = _Traced(network).compute_output_spec(
+            keras.KerasTensor((1, *sizes, own[-1] or 1), network.inputs[0].dtype)
+        )
+    except Exception:  # whatever the layers and the backend raise
+        return False
+    return getattr(output, "shape", ())[1:-1] == sizes
+
+
+class _Traced(layers.Layer):
+    """Its shapes are those that the backend finds: some layers of Keras do not compare theirs."""
+
+    def __init__(self, network: keras.Model) -> None:
+        super().__init__(dtype=network.dtype_policy)
+        self.network = network
+
+    def call(self, image: Tensor) -> Tensor:
+        return self.network(image, training=False)
+
+
+def check_sizes(sizes: Sequence[int | None], multiple: int) -> None:
+    """Raise if a known size is no multiple of what a network needs."""
     for axis, size in enumerate(sizes):
         if size is not None and (size % multiple or size == 0):
             raise ValueError(
-                f"Spatial axis {axis} has size {size}, but a U-Net of depth {depth} halves "
-                f"every axis {depth} times, so sizes must be multiples of {multiple}. "
-                f"Pad or crop to {max(multiple, -(-size // multiple) * multiple)}, "
-                "or lower `depth`."
+                f"Spatial axis {axis} has size {size}, but sizes must be multiples of "
+                f"{multiple}: a U-Net of depth d halves them d times, so 2**d. Pad or crop to "
+                f"{max(multiple, -(-size // multiple) * multiple)}, or lower its `depth`."
             )
 
 
@@ -116,7 +156,7 @@ def _check_arguments(
     ):
         if int(value) != value or value < least:
             raise ValueError(f"{key} must be an integer ≥ {least}. Received: {value}.")
-    check_sizes(shape[:-1], depth)
+    check_sizes(shape[:-1], 2**depth)
     return shape
 
 
@@ -142,6 +182,6 @@ def _block(x: Tensor, conv: Any, filters: int, name: str) -> Tensor:
         x = conv(filters, 3, padding="same", use_bias=False, name=f"{name}_conv{i}")(x)
         # Training runs here are hundreds of steps, not hundreds of thousands: with
         # Keras' momentum of 0.99 the moving averages would lag behind the weights.
-        x = BatchNormalization(momentum=0.9, name=f"{name}_norm{i}")(x)
+        x = layers.BatchNormalization(momentum=0.9, name=f"{name}_norm{i}")(x)
         x = layers.ReLU(name=f"{name}_relu{i}")(x)
     return x

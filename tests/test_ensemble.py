@@ -8,6 +8,7 @@ from keras import ops
 from scipy import special
 
 import kdcore
+from kdcore._provenance import teacher_digest
 from kdcore.ensemble import ensemble, fit_temperature
 from kdcore.evaluation.cost import count_macs
 
@@ -51,6 +52,20 @@ def test_it_is_saved_evaluated_and_counted_like_any_network(tmp_path):
     np.testing.assert_allclose(kdcore.predict_probabilities(loaded, case), expected, atol=1e-6)
     assert model.count_params() == 2 * members[0].count_params()
     assert count_macs(model, (8, 8, 8)) == 2 * count_macs(members[0], (8, 8, 8))
+
+
+def test_soft_targets_know_its_temperature_and_no_names():
+    """Operations between the layers hold their constants in the graph."""
+    first, again = networks(2), networks(2)
+    keras.utils.set_random_seed(0)
+    renamed = [kdcore.unet(SHAPE, 3, 2, 1, name=f"other{i}") for i in range(2)]
+    digest = teacher_digest(ensemble(first, 1.5))
+    assert (
+        digest
+        == teacher_digest(ensemble(again, 1.5, name="b"))
+        == teacher_digest(ensemble(renamed, 1.5))
+    )
+    assert digest != teacher_digest(ensemble(first, 2.0))
 
 
 def test_what_cannot_be_one_network_is_refused():

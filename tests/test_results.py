@@ -266,6 +266,20 @@ def test_macs_need_sizes():
     assert cost.count_macs(model, (64, 48)) == cost.count_macs(known)
     with pytest.raises(ValueError, match="cost depends on the size"):
         cost.count_macs(model)
+    with pytest.raises(ValueError, match="axis 1 has size 47"):
+        cost.count_macs(model, (64, 47))
+
+
+def test_macs_of_networks_within_networks():
+    """A network that is used twice, at two sizes, within another; nothing of it is changed."""
+    image = keras.Input((None, None, 2))
+    inner = keras.Model(image, keras.layers.Conv2D(2, 3, padding="same")(image))
+    z = inner(keras.layers.MaxPooling2D()(inner(image)))
+    model = keras.Model(image, keras.layers.Dense(3)(keras.layers.UpSampling2D()(z)))
+    before = model.get_config()
+    assert cost.count_macs(model, (8, 8)) == (64 + 16) * 3 * 3 * 2 * 2 + 64 * 2 * 3
+    assert model.get_config() == before
+    assert "compute_output_spec" not in vars(inner.layers[-1])
 
 
 def test_figures_are_drawn(cases, tmp_path):

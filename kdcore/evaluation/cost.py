@@ -1,13 +1,18 @@
 """What a network costs: parameters, multiply-accumulates, milliseconds."""
 
+import math
 import time
-from collections.abc import Sequence
+from collections.abc import Iterator, Sequence
+from contextlib import contextmanager
+from functools import partial
+from typing import Any
 
 import keras
 import numpy as np
 from keras import layers
 
-from kdcore.unet import UNet
+from kdcore._kernels import layers_of
+from kdcore.unet import check_sizes, size_multiple
 
 
 def count_macs(model: keras.Model, space: Sequence[int] | None = None) -> int:
@@ -17,31 +22,50 @@ def count_macs(model: keras.Model, space: Sequence[int] | None = None) -> int:
     activation and pooling are left out, as is usual.
 
     Args:
-        model: A functional model.
-        space: Spatial sizes, for a `kdcore.unet` whose own are None.
+        model: A functional model, other models within it included.
+        space: Spatial sizes, where the model's own are None.
 
     Raises:
-        ValueError: If a size is not known.
+        ValueError: If a size is not known, or the model does not take it.
+
+    Example:
+        >>> import kdcore
+        >>> from kdcore.evaluation.cost import count_macs
+        >>> count_macs(kdcore.unet((None, None, 1), 3, filters=4), (64, 48))
+        6856704
     """
-    members = [layer for layer in model.layers if isinstance(layer, keras.Model)]
-    if members:  # an ensemble
-        return sum(count_macs(member, space) for member in members)
-    if space is not None and isinstance(model, UNet):
-        model = UNet(**{**model.get_config(), "input_shape": (*space, model.input_shape[-1])})
-    if None in model.input_shape[1:]:
+    sizes = tuple(model.input_shape[1:-1] if space is None else space)
+    shape = (1, *sizes, model.input_shape[-1])
+    if None in shape:
         raise ValueError(
-            f"The cost depends on the size, but the input is {model.input_shape}. Build the "
-            "same network with known sizes."
+            f"The cost depends on the size, but the input is {model.input_shape}. Pass space=."
         )
-    total = 0
-    for layer in model.layers:
-        kernel = getattr(layer, "kernel", None)
-        if kernel is None:
-            continue
-        transposed = isinstance(layer, layers.Conv2DTranspose | layers.Conv3DTranspose)
-        grid = (layer.input if transposed else layer.output).shape[1:-1]
-        total += int(np.prod(kernel.shape)) * int(np.prod(grid))
-    return total
+    check_sizes(sizes, size_multiple(model) or 1)
+    counts: list[int] = []
+    with _counted(model, counts):
+        model.compute_output_spec(keras.KerasTensor(shape))
+    return sum(counts)
+
+
+@contextmanager
+def _counted(model: keras.Model, counts: list[int]) -> Iterator[None]:
+    """Every layer with a kernel adds its operations while shapes go through the model."""
+    with_kernel = [layer for layer in layers_of(model) if hasattr(layer, "kernel")]
+    for layer in with_kernel:
+        layer.compute_output_spec = partial(_count, layer, counts)
+    try:
+        yield
+    finally:
+        for layer in with_kernel:
+            del layer.compute_output_spec
+
+
+def _count(layer: keras.layers.Layer, counts: list[int], x: Any, *args: Any, **kwargs: Any) -> Any:
+    output = type(layer).compute_output_spec(layer, x, *args, **kwargs)
+    transposed = isinstance(layer, layers.Conv2DTranspose | layers.Conv3DTranspose)
+    grid = (x if transposed else output).shape[1:-1]
+    counts.append(math.prod(layer.kernel.shape) * math.prod(grid))
+    return output
 
 
 def space_of(model: keras.Model, volume: Sequence[int]) -> tuple[int, ...]:

@@ -69,20 +69,12 @@ class Prototype(KerasMethod):
 
     def __init__(self, setting: Setting, seed: int, steps: int) -> None:
         super().__init__(setting, seed, steps)
-        self.network = self.model = keras.models.clone_model(
-            keras.Model(self.network.inputs, self.network.outputs), clone_function=_stock
-        )
+        self.network = self.model = keras.models.clone_model(self.network)
         self.model.compile(
             keras.optimizers.AdamW(1e-3),
             loss=keras.losses.SparseCategoricalCrossentropy(from_logits=True),
             jit_compile=False,
         )
-
-
-def _stock(layer: keras.layers.Layer) -> keras.layers.Layer:
-    if isinstance(layer, keras.layers.BatchNormalization):
-        return keras.layers.BatchNormalization(momentum=layer.momentum, name=layer.name)
-    return layer.__class__.from_config(layer.get_config())
 
 
 class PyTorch:

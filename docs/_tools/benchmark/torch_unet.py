@@ -60,8 +60,9 @@ class UNet(nn.Module):
 
 def from_keras(model: keras.Model) -> UNet:
     """The same network with the same weights, channels last."""
-    config = model.get_config()
-    network = UNet(model.input_shape[-1], config["num_classes"], config["filters"], config["depth"])
+    filters = model.get_layer("encoder0_conv0").filters
+    depth = sum(isinstance(layer, keras.layers.MaxPooling2D) for layer in model.layers)
+    network = UNet(model.input_shape[-1], model.output_shape[-1], filters, depth)
     network.input_shape = model.input_shape
     modules = [*_modules(network)]
     layers = [layer for layer in model.layers if layer.weights]
