@@ -64,9 +64,11 @@ def table_of(
         the order of `scores`.
 
     Example:
-        >>> table_of({"case_1": {"1": {"dice": 0.5}}}, arm="student")
-          study      arm  seed    case label metric  value
-        0        student     0  case_1     1   dice    0.5
+        >>> from kdcore.evaluation import table_of
+        >>> table = table_of({"case_1": {"1": {"dice": 0.5}}}, arm="student")
+        >>> table[["arm", "case", "metric", "value"]]
+               arm    case metric  value
+        0  student  case_1   dice    0.5
     """
     rows = [
         (study, arm, int(seed), str(case), str(label), metric, value)
@@ -137,7 +139,14 @@ def _chosen(table: Table, column: str, wanted: Sequence[str]) -> Table:
 
 
 def per_case(source: Source, arm: str, label: str = MEAN, metric: str = "dice") -> pd.Series:
-    """A metric of each case of an arm, averaged over the seeds where it is defined."""
+    """A metric of each case of an arm, averaged over the seeds where it is defined.
+
+    Example:
+        >>> from kdcore.evaluation import per_case, table_of
+        >>> scores = {"case_1": {"1": {"dice": 0.5}, "2": {"dice": 0.75}}}
+        >>> per_case(table_of(scores, arm="student"), "student").to_dict()
+        {'case_1': 0.625}
+    """
     return by_seed(source, arm, label, metric).mean(axis=1)
 
 
@@ -192,6 +201,9 @@ def write_table(table: Table, path: str | Path) -> Path:
     """Write `.csv`, or `.csv.gz`; the same bytes for the same table.
 
     Every number is written with all its digits, so that it is the same when read.
+
+    Raises:
+        ValueError: If a column is missing.
     """
     path = Path(path)
     data = _text(table)

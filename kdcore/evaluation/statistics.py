@@ -45,8 +45,15 @@ def compare(
         ValueError: If an arm, label or metric is unknown, or no case is defined in both.
 
     Example:
-        >>> compare("docs/results/hippocampus-quick.csv.gz", "student", "baseline")["p"]
-        0.00019998000199980003
+        >>> import pandas as pd
+        >>> from kdcore.evaluation import compare, table_of
+        >>> student = {"a": {"1": {"dice": 0.8}}, "b": {"1": {"dice": 0.75}}}
+        >>> baseline = {"a": {"1": {"dice": 0.7}}, "b": {"1": {"dice": 0.75}}}
+        >>> arms = {"student": student, "baseline": baseline}
+        >>> table = pd.concat([table_of(scores, arm=arm) for arm, scores in arms.items()])
+        >>> report = compare(table, "student", "baseline")
+        >>> round(report["difference"], 3), report["cases"]
+        (0.05, 2)
 
     Reference: Efron and Tibshirani 1993, chapter 13; Nichols and Holmes 2002,
     https://doi.org/10.1002/hbm.1058
@@ -121,6 +128,11 @@ def equivalence(
 
 def holm(p_values: Sequence[float]) -> list[float]:
     """Adjusted p-values of several tests: below α, the family's error is below α, too.
+
+    Example:
+        >>> from kdcore.evaluation import holm
+        >>> holm([0.01, 0.5])
+        [0.02, 0.5]
 
     Reference: Holm 1979, https://www.jstor.org/stable/4615733
     """

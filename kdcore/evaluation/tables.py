@@ -34,6 +34,20 @@ def summary(
     Returns:
         A Markdown table: arm, parameters, Dice, and the difference in Dice points
         (hundredths) with its 95 % interval over cases.
+
+    Example:
+        >>> import pandas as pd
+        >>> from kdcore.evaluation import table_of, tables
+        >>> dice = {"student": (0.8, 0.9), "baseline": (0.7, 0.8)}
+        >>> parts = [
+        ...     table_of({"a": {"1": {"dice": a}}, "b": {"1": {"dice": b}}}, arm=arm)
+        ...     for arm, (a, b) in dice.items()
+        ... ]
+        >>> print(tables.summary(pd.concat(parts), {"student": 30939, "baseline": 30939}))
+        | arm      | parameters | Dice  | − baseline, Dice points  |
+        | -------- | ---------- | ----- | ------------------------ |
+        | student  | 30,939     | 0.850 | +10.00 (+10.00 … +10.00) |
+        | baseline | 30,939     | 0.750 | –                        |
     """
     table, parameters = as_table(table), parameters or {}
     arms = arms_of(table)
