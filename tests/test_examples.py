@@ -6,6 +6,7 @@ import runpy
 from pathlib import Path
 
 import keras
+import matplotlib.pyplot as plt
 import numpy as np
 import pandas as pd
 import pytest
@@ -35,7 +36,10 @@ def arguments(msd_folder, runs):
 def run(path, options, monkeypatch):
     monkeypatch.setattr("sys.argv", [str(path), *map(str, options)])
     monkeypatch.syspath_prepend(str(path.parent))
-    return runpy.run_path(str(path), run_name="__main__")
+    try:
+        return runpy.run_path(str(path), run_name="__main__")
+    finally:
+        plt.close("all")
 
 
 def imported(path):
