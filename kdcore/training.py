@@ -121,8 +121,8 @@ def warmup_cosine(peak: float, steps: int) -> keras.optimizers.schedules.Learnin
     Example:
         >>> import keras, kdcore
         >>> rate = kdcore.warmup_cosine(peak=0.01, steps=1500)
-        >>> [round(float(rate(step)), 4) for step in (0, 50, 100, 800, 1500)]
-        [0.0, 0.005, 0.01, 0.0051, 0.0001]
+        >>> [round(float(rate(step)), 4) for step in (0, 50, 100, 1500)]
+        [0.0, 0.005, 0.01, 0.0001]
         >>> optimizer = keras.optimizers.Adam(rate)
 
     Reference: Loshchilov and Hutter 2017, section 3, https://arxiv.org/abs/1608.03983

@@ -48,6 +48,20 @@ def compare(
         >>> compare("docs/results/hippocampus-quick.csv.gz", "student", "baseline")["p"]
         0.00019998000199980003
 
+    Example:
+        >>> import kdcore
+        >>> def scores(*values):
+        ...     return {f"case {i}": {"0": {"1": {"dice": v}}} for i, v in enumerate(values)}
+        >>> results = {
+        ...     "arms": {
+        ...         "student": {"per_case": scores(0.80, 0.84, 0.90)},
+        ...         "baseline": {"per_case": scores(0.70, 0.80, 0.88)},
+        ...     }
+        ... }
+        >>> row = kdcore.compare(results, "student", "baseline", label="1")
+        >>> round(row["difference"], 3), row["cases"]
+        (0.053, 3)
+
     Reference: Efron and Tibshirani 1993, chapter 13; Nichols and Holmes 2002,
     https://doi.org/10.1002/hbm.1058
     """
@@ -196,6 +210,21 @@ def gap_closed(
     Raises:
         ValueError: If an arm is unknown, no case is defined in all three, or the teacher
             is no better than the baseline, so that there is no gap.
+
+    Example:
+        >>> import kdcore
+        >>> def scores(*values):
+        ...     return {f"case {i}": {"0": {"1": {"dice": v}}} for i, v in enumerate(values)}
+        >>> results = {
+        ...     "arms": {
+        ...         "teacher": {"per_case": scores(0.90, 0.88)},
+        ...         "student": {"per_case": scores(0.86, 0.83)},
+        ...         "baseline": {"per_case": scores(0.80, 0.78)},
+        ...     }
+        ... }
+        >>> row = kdcore.gap_closed(results, "student", "baseline", "teacher", label="1")
+        >>> round(row["share"], 3)
+        0.55
     """
     label = str(label)
     rows = _of_arms(table, (student, baseline, teacher), label, metric)
