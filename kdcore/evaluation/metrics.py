@@ -223,6 +223,14 @@ def agreement(
     Returns:
         `{case_id: Dice}`; NaN where both see background alone.
 
+    Example:
+        >>> import kdcore
+        >>> from kdcore.evaluation import agreement
+        >>> cases = kdcore.simulate_cases(2, seed=0, simulation=kdcore.Simulation(spacing_mm=6.0))
+        >>> network = kdcore.unet((32, 28, 4), num_classes=3, filters=2, depth=1)
+        >>> list(agreement(network, cases[:1], network, cases[:1]).values())
+        [1.0]
+
     Reference: "fidelity" in Stanton et al. 2021, section 3, https://arxiv.org/abs/2106.05945
     """
     result = {}
@@ -278,6 +286,15 @@ def absent_labels(
 
     Raises:
         ValueError: If a case has no mask.
+
+    Example:
+        >>> import kdcore
+        >>> import numpy as np
+        >>> from kdcore.evaluation import absent_labels
+        >>> mask = np.array([[[0, 1]]])
+        >>> case = kdcore.Case("a", np.zeros((1, 1, 2, 1)), mask, spacing_mm=(1.0, 1.0, 1.0))
+        >>> absent_labels([case], ["1", "2"])
+        {'1': [], '2': ['a']}
     """
     cases = list(cases)
     values = {str(label): (int(label),) for label in labels} | dict(regions or {})

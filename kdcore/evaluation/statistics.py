@@ -45,20 +45,15 @@ def compare(
         ValueError: If an arm, label or metric is unknown, or no case is defined in both.
 
     Example:
-        >>> compare("docs/results/hippocampus-quick.csv.gz", "student", "baseline")["p"]
-        0.00019998000199980003
-
-    Example:
-        >>> import kdcore
+        >>> import pandas as pd
+        >>> from kdcore.evaluation import compare, table_of
         >>> def scores(*values):
-        ...     return {f"case {i}": {"0": {"1": {"dice": v}}} for i, v in enumerate(values)}
-        >>> results = {
-        ...     "arms": {
-        ...         "student": {"per_case": scores(0.80, 0.84, 0.90)},
-        ...         "baseline": {"per_case": scores(0.70, 0.80, 0.88)},
-        ...     }
-        ... }
-        >>> row = kdcore.compare(results, "student", "baseline", label="1")
+        ...     return {f"case {i}": {"1": {"dice": value}} for i, value in enumerate(values)}
+        >>> table = pd.concat([
+        ...     table_of(scores(0.8, 0.84, 0.9), arm="student"),
+        ...     table_of(scores(0.7, 0.8, 0.88), arm="baseline"),
+        ... ])
+        >>> row = compare(table, "student", "baseline", label="1")
         >>> round(row["difference"], 3), row["cases"]
         (0.053, 3)
 
@@ -112,6 +107,19 @@ def equivalence(
         non-inferior. `p_not_better`: for a − b ≥ margin. `p`: the larger, small if both are
         equivalent. `cases`. With one case, the p are None.
 
+    Example:
+        >>> import pandas as pd
+        >>> from kdcore.evaluation import equivalence, table_of
+        >>> def scores(*values):
+        ...     return {f"case {i}": {"1": {"dice": value}} for i, value in enumerate(values)}
+        >>> table = pd.concat([
+        ...     table_of(scores(0.801, 0.842, 0.899), arm="student"),
+        ...     table_of(scores(0.8, 0.84, 0.9), arm="teacher"),
+        ... ])
+        >>> row = equivalence(table, "student", "teacher", margin=0.01, label="1")
+        >>> row["p"] < 0.05
+        True
+
     Reference: Schuirmann 1987, https://doi.org/10.1007/BF01068419
     """
     if not margin > 0:
@@ -135,6 +143,11 @@ def equivalence(
 
 def holm(p_values: Sequence[float]) -> list[float]:
     """Adjusted p-values of several tests: below α, the family's error is below α, too.
+
+    Example:
+        >>> from kdcore.evaluation import holm
+        >>> [round(float(p), 3) for p in holm([0.01, 0.04, 0.03])]
+        [0.03, 0.06, 0.06]
 
     Reference: Holm 1979, https://www.jstor.org/stable/4615733
     """
@@ -212,17 +225,16 @@ def gap_closed(
             is no better than the baseline, so that there is no gap.
 
     Example:
-        >>> import kdcore
+        >>> import pandas as pd
+        >>> from kdcore.evaluation import gap_closed, table_of
         >>> def scores(*values):
-        ...     return {f"case {i}": {"0": {"1": {"dice": v}}} for i, v in enumerate(values)}
-        >>> results = {
-        ...     "arms": {
-        ...         "teacher": {"per_case": scores(0.90, 0.88)},
-        ...         "student": {"per_case": scores(0.86, 0.83)},
-        ...         "baseline": {"per_case": scores(0.80, 0.78)},
-        ...     }
-        ... }
-        >>> row = kdcore.gap_closed(results, "student", "baseline", "teacher", label="1")
+        ...     return {f"case {i}": {"1": {"dice": value}} for i, value in enumerate(values)}
+        >>> table = pd.concat([
+        ...     table_of(scores(0.9, 0.88), arm="teacher"),
+        ...     table_of(scores(0.86, 0.83), arm="student"),
+        ...     table_of(scores(0.8, 0.78), arm="baseline"),
+        ... ])
+        >>> row = gap_closed(table, "student", "baseline", "teacher", label="1")
         >>> round(row["share"], 3)
         0.55
     """
