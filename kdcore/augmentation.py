@@ -30,6 +30,12 @@ class Augmentation:
         gamma: Largest change of log gamma, for images in [0, 1].
         noise: Largest standard deviation of Gaussian noise.
         geometric_share: Share of samples that are moved at all.
+
+    Example:
+        >>> import kdcore
+        >>> cases = kdcore.simulate_cases(2, seed=0, simulation=kdcore.Simulation(spacing_mm=6.0))
+        >>> augmentation = kdcore.Augmentation(rotate_deg=10.0, elastic=0.0)
+        >>> batches = kdcore.Batches(cases, (32, 28), augmentation=augmentation)
     """
 
     flip_axes: tuple[int, ...] = ()

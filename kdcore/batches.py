@@ -53,6 +53,14 @@ class Batches(keras.utils.PyDataset):
             impossible, or foreground is asked for of a case with neither mask nor soft target.
         KeyError: If the soft targets lack a case.
 
+    Example:
+        >>> import kdcore
+        >>> cases = kdcore.simulate_cases(2, seed=0, simulation=kdcore.Simulation(spacing_mm=6.0))
+        >>> batches = kdcore.Batches(cases, shape=(32, 28), batch_size=4)
+        >>> x, mask = batches[0]
+        >>> x.shape, mask.shape
+        ((4, 32, 28, 4), (4, 32, 28))
+
     Reference: `foreground_share` after nnU-Net, Isensee et al. 2021,
     https://doi.org/10.1038/s41592-020-01008-z
     """

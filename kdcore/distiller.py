@@ -76,6 +76,16 @@ class Distiller(keras.Model):
         ValueError: For an impossible temperature or alpha, a teacher that is the
             student, another number of classes, or a softmax or sigmoid head.
 
+    Example:
+        >>> import keras, kdcore
+        >>> cases = kdcore.simulate_cases(2, seed=0, simulation=kdcore.Simulation(spacing_mm=6.0))
+        >>> batches = kdcore.Batches(cases, shape=(32, 28), batch_size=4, num_batches=2)
+        >>> teacher = kdcore.unet((32, 28, 4), num_classes=3, filters=4, depth=1)
+        >>> student = kdcore.unet((32, 28, 4), num_classes=3, filters=2, depth=1)
+        >>> distiller = kdcore.Distiller(student, teacher, temperature=2.0, alpha=0.5)
+        >>> distiller.compile(keras.optimizers.Adam(1e-2))
+        >>> student = kdcore.fit(distiller, batches, epochs=1, folder="runs/student", verbose=0)
+
     Reference: Hinton et al. 2015, section 2, https://arxiv.org/abs/1503.02531
     """
 
@@ -238,9 +248,19 @@ class StudentCheckpoint(keras.callbacks.ModelCheckpoint):
     """`keras.callbacks.ModelCheckpoint` that saves `distiller.student` alone, whole or not at all.
 
     Example:
-        >>> import kdcore
-        >>> keep = kdcore.StudentCheckpoint("student-{epoch:02d}.keras")
-        >>> # distiller.fit(batches, epochs=15, callbacks=[keep])
+        >>> import keras, kdcore
+        >>> cases = kdcore.simulate_cases(2, seed=0, simulation=kdcore.Simulation(spacing_mm=6.0))
+        >>> batches = kdcore.Batches(cases, shape=(32, 28), batch_size=4, num_batches=2)
+        >>> teacher = kdcore.unet((32, 28, 4), num_classes=3, filters=4, depth=1)
+        >>> student = kdcore.unet((32, 28, 4), num_classes=3, filters=2, depth=1)
+        >>> distiller = kdcore.Distiller(student, teacher)
+        >>> distiller.compile(keras.optimizers.Adam(1e-2))
+        >>> best = kdcore.StudentCheckpoint("best.keras", monitor="loss", save_best_only=True)
+        >>> trained = kdcore.fit(
+        ...     distiller, batches, epochs=1, folder="runs/student", callbacks=[best], verbose=0
+        ... )
+        >>> keras.saving.load_model("best.keras").count_params() == student.count_params()
+        True
     """
 
     def set_model(self, model: Distiller) -> None:

@@ -59,6 +59,12 @@ def export(
             calibration images.
         ImportError: If the packages of the extra `kdcore[export]` are not there.
 
+    Example:
+        >>> import kdcore
+        >>> model = kdcore.unet((16, 16, 1), num_classes=3, filters=2, depth=1)
+        >>> kdcore.export(model, "student.onnx", sequences=["T1"]).name
+        'student.onnx'
+
     Reference: int8 is Jacob et al. 2018, section 2, https://arxiv.org/abs/1712.05877
     """
     path, network = Path(path), getattr(model, "student", model)
@@ -134,6 +140,14 @@ def load_exported(path: str | Path, threads: int = 1) -> Exported:
         FileNotFoundError, ValueError: If the file or its JSON is missing, or they do not belong
             together.
         ImportError: If the runtime (extra `kdcore[export]`) is not installed.
+
+    Example:
+        >>> import kdcore
+        >>> import numpy as np
+        >>> model = kdcore.unet((16, 16, 1), num_classes=3, filters=2, depth=1)
+        >>> network = kdcore.load_exported(kdcore.export(model, "student.tflite", batch_size=1))
+        >>> network.predict_on_batch(np.zeros((1, 16, 16, 1), np.float32)).shape
+        (1, 16, 16, 3)
     """
     return Exported(Path(path), threads)
 

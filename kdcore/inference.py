@@ -33,6 +33,14 @@ def predict_probabilities(
 
     Raises:
         ValueError: If the network takes another number of sequences, or puts out NaN.
+
+    Example:
+        >>> import kdcore
+        >>> cases = kdcore.simulate_cases(2, seed=0, simulation=kdcore.Simulation(spacing_mm=6.0))
+        >>> model = kdcore.unet((None, None, 4), num_classes=3, filters=2, depth=1)
+        >>> probabilities = kdcore.predict_probabilities(model, cases[0])
+        >>> probabilities.shape == (*cases[0].mask.shape, 3)
+        True
     """
     network = getattr(model, "student", model)
     if not isinstance(case, Case) or not hasattr(network, "predict_on_batch"):
@@ -57,7 +65,16 @@ def predict_probabilities(
 def predict_mask(
     model: keras.Model, case: Case, normalization: Normalization = "percentile"
 ) -> np.ndarray:
-    """Most probable label of every voxel, `(D, H, W)` uint8."""
+    """Most probable label of every voxel, `(D, H, W)` uint8.
+
+    Example:
+        >>> import kdcore
+        >>> cases = kdcore.simulate_cases(2, seed=0, simulation=kdcore.Simulation(spacing_mm=6.0))
+        >>> model = kdcore.unet((None, None, 4), num_classes=3, filters=2, depth=1)
+        >>> mask = kdcore.predict_mask(model, cases[0])
+        >>> mask.shape == cases[0].mask.shape, mask.dtype
+        (True, dtype('uint8'))
+    """
     return predict_probabilities(model, case, normalization).argmax(axis=-1).astype(np.uint8)
 
 

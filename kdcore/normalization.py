@@ -34,6 +34,13 @@ def normalize(image: np.ndarray, method: str = "percentile") -> np.ndarray:
 
     Raises:
         ValueError: For another method, or voxels that are NaN or infinite.
+
+    Example:
+        >>> import kdcore
+        >>> import numpy as np
+        >>> image = np.array([[100.0], [300.0], [500.0]])
+        >>> kdcore.normalize(image, "minmax").ravel()
+        array([0. , 0.5, 1. ], dtype=float32)
     """
     return fit_scale(image, method)(np.asarray(image))
 
@@ -112,6 +119,13 @@ def fit_minmax(cases: Iterable[Case], split: Split) -> FittedMinMax:
 
     Raises:
         LeakageError: If a case is one of validation or test.
+
+    Example:
+        >>> import kdcore
+        >>> cases = kdcore.simulate_cases(4, seed=0, simulation=kdcore.Simulation(spacing_mm=6.0))
+        >>> split = kdcore.split_cases(cases, num_labelled=2, num_validation=1, num_test=1)
+        >>> fitted = kdcore.fit_minmax(split.take(cases, "labelled"), split)
+        >>> batches = kdcore.Batches(cases, shape=(32, 28), normalization=fitted)
     """
     cases = list(cases)
     split.require([case.case_id for case in cases], ("labelled", "unlabelled"), "fit_minmax")

@@ -46,6 +46,16 @@ class SoftTargets:
     `soft_targets[case_id]` is a read-only memory-mapped `(D, H, W, C)` float16 array of
     log-probabilities. Its digest is checked the first time it is asked for, and again when
     the file changed.
+
+    Example:
+        >>> import kdcore
+        >>> cases = kdcore.simulate_cases(2, seed=0, simulation=kdcore.Simulation(spacing_mm=6.0))
+        >>> teacher = kdcore.unet((32, 28, 4), num_classes=3, filters=2, depth=1)
+        >>> soft_targets = kdcore.SoftTargets.write(teacher, cases, "soft")
+        >>> soft_targets[cases[0].case_id].shape == (*cases[0].mask.shape, 3)
+        True
+        >>> soft_targets = kdcore.SoftTargets.open("soft", teacher=teacher, cases=cases)
+        >>> batches = kdcore.Batches(cases, shape=(32, 28), soft_targets=soft_targets)
     """
 
     def __init__(self, folder: Path, manifest: dict[str, Any]) -> None:

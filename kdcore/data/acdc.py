@@ -60,6 +60,12 @@ def read_acdc(folder: str | Path) -> list[Case]:
         ValueError: If a patient is there twice or has another number of frames than two, or a
             file is damaged or does not fit. The message names it.
 
+    Example:
+        >>> import kdcore.data
+        >>> cases = kdcore.data.read_acdc("data/ACDC")
+        >>> cases[0].case_id, cases[0].image.ndim
+        ('patient001_frame01', 4)
+
     Reference: Bernard et al. 2018, https://doi.org/10.1109/TMI.2018.2837502 (data: CC BY-NC-SA
     4.0)
     """
@@ -91,6 +97,11 @@ def acdc_info(folder: str | Path) -> dict[str, dict[str, Any]]:
 
     Raises:
         FileNotFoundError, ValueError: As `read_acdc`.
+
+    Example:
+        >>> import kdcore.data
+        >>> kdcore.data.acdc_info("data/ACDC")["patient001"]["Group"]
+        'DCM'
     """
     return {patient.name: _info(patient) for patient in _patients(Path(folder))}
 
@@ -99,7 +110,8 @@ def acdc_patient(case: Case | str) -> str:
     """Whose scan it is, for `split_cases(groups=...)`.
 
     Example:
-        >>> acdc_patient("patient001_frame12")
+        >>> import kdcore.data
+        >>> kdcore.data.acdc_patient("patient001_frame12")
         'patient001'
     """
     case_id = case.case_id if isinstance(case, Case) else case
@@ -124,8 +136,9 @@ def acdc_split(cases: Iterable[Case | str], num_labelled: int = 7) -> Split:
         ValueError: If a patient is missing, or the number is neither 1 … 7 nor 70.
 
     Example:
+        >>> import kdcore.data
         >>> ids = [f"patient{p:03d}_frame{f:02d}" for p in range(1, 101) for f in (1, 12)]
-        >>> acdc_split(ids, 1).labelled
+        >>> kdcore.data.acdc_split(ids, 1).labelled
         ('patient099_frame01', 'patient099_frame12')
 
     Reference: the lists of https://github.com/HiLab-git/SSL4MIS, which also

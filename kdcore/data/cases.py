@@ -28,6 +28,15 @@ class Case:
 
     Raises:
         ValueError: If shapes, dtypes or values do not fit; the message names the case.
+
+    Example:
+        >>> import kdcore
+        >>> import numpy as np
+        >>> image = np.random.default_rng(0).normal(size=(4, 32, 28, 1))
+        >>> mask = image[..., 0] > 2
+        >>> case = kdcore.Case("patient1", image, mask, (3.0, 1.0, 1.0), sequences=("T1",))
+        >>> case.image.dtype, case.mask.dtype
+        (dtype('float32'), dtype('uint8'))
     """
 
     case_id: str

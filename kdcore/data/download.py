@@ -41,6 +41,12 @@ def hippocampus_folder(data_dir: str | Path | None = None) -> Path:
         ConnectionError: If it has to be downloaded and cannot be; names the ways out.
         ValueError: If the archive is not the official one.
 
+    Example:
+        >>> import kdcore
+        >>> folder = kdcore.hippocampus_folder("data")  # without an argument it is downloaded
+        >>> folder.name
+        'Task04_Hippocampus'
+
     Reference: Simpson et al. 2019, https://arxiv.org/abs/1902.09063 (CC BY-SA 4.0)
     """
     found = _local(data_dir, HIPPOCAMPUS, _holds_hippocampus, "a dataset.json")
@@ -72,6 +78,11 @@ def acdc_folder(data_dir: str | Path | None = None) -> Path:
         FileNotFoundError: If `data_dir` or `KDCORE_DATA` is set but holds no such data.
         ConnectionError: If it has to be downloaded and cannot be; names the ways out.
         ValueError: If a file is not that of the pinned commit.
+
+    Example:
+        >>> import kdcore.data
+        >>> folder = kdcore.data.acdc_folder("data")  # without an argument it is downloaded
+        >>> cases = kdcore.data.read_acdc(folder)
 
     Reference: Bernard et al. 2018, https://doi.org/10.1109/TMI.2018.2837502; volumes by
     https://github.com/HiLab-git/WSL4MIS

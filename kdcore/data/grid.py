@@ -33,6 +33,14 @@ def resample(case: Case, spacing_mm: float) -> Case:
     Raises:
         ValueError: If `spacing_mm` is not a positive number, or so small that nothing could
             hold the result, or the case does not know its own.
+
+    Example:
+        >>> import kdcore
+        >>> import numpy as np
+        >>> case = kdcore.Case("a", np.ones((4, 32, 32, 1)), None, spacing_mm=(4.0, 1.0, 1.0))
+        >>> coarse = kdcore.resample(case, spacing_mm=2.0)
+        >>> coarse.image.shape, coarse.spacing_mm
+        ((8, 16, 16, 1), (2.0, 2.0, 2.0))
     """
     if not (np.isfinite(spacing_mm) and spacing_mm > 0):
         raise ValueError(f"spacing_mm must be one size > 0 mm. Received: {spacing_mm}.")
@@ -69,6 +77,13 @@ def orientation(case: Case) -> str:
     """Where the three axes run to: "RAS" is to the right, the front and the top.
 
     Of an oblique scan the nearest; empty where the case has no affine.
+
+    Example:
+        >>> import kdcore.data
+        >>> simulation = kdcore.data.Simulation(spacing_mm=6.0)
+        >>> [case] = kdcore.data.simulate_cases(1, simulation=simulation)
+        >>> kdcore.data.orientation(case)
+        'SPR'
     """
     from nibabel import orientations
 
@@ -87,6 +102,13 @@ def reorient(case: Case, axes: str = "SPR") -> Case:
 
     Raises:
         ValueError: If the case has no affine, or `axes` are no three axes.
+
+    Example:
+        >>> import kdcore
+        >>> [case] = kdcore.simulate_cases(1, simulation=kdcore.Simulation(spacing_mm=6.0))
+        >>> turned = kdcore.reorient(case, "RAS")
+        >>> turned.image.shape[:3] == case.image.shape[2::-1]
+        True
     """
     from nibabel import orientations
 

@@ -49,6 +49,12 @@ def read_lgg(folder: str | Path) -> list[Case]:
         ValueError: If a patient is there twice, a number is missing, or a file is damaged or
             of another kind, size or content. The message names it.
 
+    Example:
+        >>> import kdcore.data
+        >>> cases = kdcore.data.read_lgg("data/kaggle_3m")
+        >>> cases[0].sequences
+        ('T1', 'FLAIR', 'T1c')
+
     Reference: Buda et al. 2019, https://doi.org/10.1016/j.compbiomed.2019.05.002; Mazurowski et
     al. 2017, https://doi.org/10.1007/s11060-017-2420-1 (data: CC BY-NC-SA 4.0)
     """
@@ -76,7 +82,8 @@ def lgg_site(case: Case | str) -> str:
     """The hospital's code: CS, DU, EZ, FG or HT; for `split_cases(stratify=...)`.
 
     Example:
-        >>> lgg_site("TCGA_DU_5849_19950405")
+        >>> import kdcore.data
+        >>> kdcore.data.lgg_site("TCGA_DU_5849_19950405")
         'DU'
     """
     case_id = case.case_id if isinstance(case, Case) else case

@@ -27,6 +27,12 @@ def read_msd(folder: str | Path, *, labelled_only: bool = False) -> list[Case]:
         FileNotFoundError: If the folder, `dataset.json`, an image or a mask is missing.
         ValueError: If a file cannot be read or does not fit; the message names it.
 
+    Example:
+        >>> import kdcore
+        >>> cases = kdcore.read_msd("data/Task04_Hippocampus")
+        >>> cases[0].image.ndim, cases[0].mask.ndim
+        (4, 3)
+
     Reference: Antonelli et al. 2022, https://doi.org/10.1038/s41467-022-30695-9
     """
     folder = Path(folder)
@@ -52,6 +58,11 @@ def label_names(folder: str | Path) -> dict[str, str]:
 
     Raises:
         FileNotFoundError, ValueError: As `read_msd`.
+
+    Example:
+        >>> import kdcore.data
+        >>> kdcore.data.label_names("data/Task04_Hippocampus")
+        {'0': 'background', '1': 'Anterior', '2': 'Posterior'}
     """
     folder = Path(folder)
     return _label_names(_read_description(folder), folder / "dataset.json")

@@ -39,6 +39,16 @@ def read_case(
     Raises:
         FileNotFoundError, PermissionError: As the operating system says.
         ValueError: If a file is damaged, or image and mask do not fit together.
+
+    Example:
+        >>> import kdcore, nibabel
+        >>> import numpy as np
+        >>> image = np.random.default_rng(0).normal(size=(32, 28, 4))
+        >>> affine = np.diag([1.0, 1.0, 3.0, 1.0])
+        >>> nibabel.save(nibabel.Nifti1Image(image, affine), "patient1.nii.gz")
+        >>> case = kdcore.read_case("patient1.nii.gz", sequences=["T1"])
+        >>> case.case_id, case.image.shape, case.spacing_mm
+        ('patient1', (32, 28, 4, 1), (1.0, 1.0, 3.0))
     """
     image_path = Path(image_path)
     voxels, spacing, affine = read_nifti(image_path)
@@ -59,7 +69,14 @@ def read_case(
 
 
 def save_mask(path: str | Path, mask: np.ndarray, case: Case) -> Path:
-    """Write a `(D, H, W)` label map on the grid of `case` as NIfTI; unknown voxels as of 1 mm."""
+    """Write a `(D, H, W)` label map on the grid of `case` as NIfTI; unknown voxels as of 1 mm.
+
+    Example:
+        >>> import kdcore
+        >>> [case] = kdcore.simulate_cases(1, simulation=kdcore.Simulation(spacing_mm=6.0))
+        >>> kdcore.save_mask("mask.nii.gz", case.mask, case).name
+        'mask.nii.gz'
+    """
     import nibabel
 
     if mask.shape != case.image.shape[:3]:

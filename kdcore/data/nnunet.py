@@ -19,6 +19,16 @@ class NNUNetProbabilities:
         folder: Holds `<case_id>.npz` with an array `probabilities` (or `softmax`, from
             version 1) of shape (C, Z, Y, X), the axis order of SimpleITK; it is turned
             into kdcore's (X, Y, Z, C).
+
+    Example:
+        >>> import kdcore
+        >>> import numpy as np
+        >>> maps = np.full((2, 6, 8, 4), 0.5)  # classes, Z, Y, X: as nnU-Net writes them
+        >>> np.savez("patient1.npz", probabilities=maps)
+        >>> teacher = kdcore.NNUNetProbabilities(".")
+        >>> case = kdcore.Case("patient1", np.zeros((4, 8, 6, 1)), None, spacing_mm=(1.0, 1.0, 1.0))
+        >>> teacher(case).shape
+        (4, 8, 6, 2)
     """
 
     def __init__(self, folder: str | Path) -> None:

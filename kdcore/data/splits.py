@@ -17,7 +17,15 @@ Rule = Mapping[str, Hashable] | Callable[[Any], Hashable]
 
 
 class LeakageError(ValueError):
-    """A case was about to be used on the wrong side of a split."""
+    """A case was about to be used on the wrong side of a split.
+
+    Example:
+        >>> import kdcore
+        >>> split = kdcore.Split(labelled=("a", "b"), unlabelled=(), validation=("c",), test=("d",))
+        >>> split.require(["d"], ("labelled", "unlabelled"), "Training")
+        Traceback (most recent call last):
+        kdcore.data.splits.LeakageError: Training may use labelled or unlabelled ...
+    """
 
 
 @dataclass(frozen=True)
@@ -30,6 +38,12 @@ class Split:
         validation: For choosing settings and stopping.
         test: For the result, once.
         seed: The seed it was drawn with.
+
+    Example:
+        >>> import kdcore
+        >>> split = kdcore.split_cases(["a", "b", "c", "d", "e"], 1, 1, 1)
+        >>> len(split.labelled), len(split.unlabelled), len(split.validation), len(split.test)
+        (1, 2, 1, 1)
     """
 
     labelled: tuple[str, ...]
@@ -130,8 +144,9 @@ def split_cases(
             a mapping lacks one, or a group has two properties.
 
     Example:
+        >>> import kdcore
         >>> ids = ["p1_left", "p1_right", "p2_left", "p2_right", "p3_left", "p3_right"]
-        >>> split = split_cases(ids, 1, 1, 1, groups=lambda case_id: case_id[:2])
+        >>> split = kdcore.split_cases(ids, 1, 1, 1, groups=lambda case_id: case_id[:2])
         >>> split.labelled, split.validation, split.test
         (('p2_left', 'p2_right'), ('p1_left', 'p1_right'), ('p3_left', 'p3_right'))
     """

@@ -36,6 +36,12 @@ def dice(reference: np.ndarray, prediction: np.ndarray, label: int) -> float:
     Returns:
         In [0, 1]; NaN if the label is in neither mask, 0 if in one only.
 
+    Example:
+        >>> import kdcore
+        >>> import numpy as np
+        >>> round(float(kdcore.dice(np.array([0, 1, 1]), np.array([0, 1, 0]), label=1)), 3)
+        0.667
+
     Reference: Dice 1945, https://doi.org/10.2307/1932409
     """
     a, b = _pair(reference, prediction, label)
@@ -55,6 +61,16 @@ def surface_distances(
 
     Raises:
         ValueError: If shapes differ, or the voxels' size is not known.
+
+    Example:
+        >>> import kdcore
+        >>> import numpy as np
+        >>> mask = np.zeros((10, 10, 10), np.uint8)
+        >>> mask[3:7, 3:7, 3:7] = 1
+        >>> moved = np.roll(mask, 2, axis=0)
+        >>> surface_dice, hd95_mm = kdcore.surface_distances(mask, moved, 1, (1.0, 1.0, 1.0))
+        >>> surface_dice < 1, round(hd95_mm, 1)
+        (True, 2.0)
 
     Reference: Nikolov et al. 2021, https://doi.org/10.2196/26151; Podobnik and Vrtovec
     2025, https://arxiv.org/abs/2509.05670
@@ -87,6 +103,14 @@ def calibration(reference: np.ndarray, probabilities: np.ndarray) -> dict[str, f
     Returns:
         `ece`: expected calibration error of the top class, 15 equal bins, in [0, 1].
         `brier`: mean of Σ_c (p_c − y_c)², in [0, 2]. `nll`: mean −log p(label), in nats.
+
+    Example:
+        >>> import kdcore
+        >>> import numpy as np
+        >>> undecided = np.full((2, 4, 4, 2), 0.5)
+        >>> found = kdcore.calibration(np.zeros((2, 4, 4), np.uint8), undecided)
+        >>> {name: round(value, 3) for name, value in found.items()}
+        {'ece': 0.5, 'brier': 0.5, 'nll': 0.693}
 
     Reference: Guo et al. 2017, section 2, https://arxiv.org/abs/1706.04599
     """
@@ -141,6 +165,16 @@ def evaluate(
     Raises:
         ValueError: If a case has no mask, or a region's name or labels are impossible.
         LeakageError: If a case is not in that part of the split.
+
+    Example:
+        >>> import kdcore
+        >>> cases = kdcore.simulate_cases(2, seed=0, simulation=kdcore.Simulation(spacing_mm=6.0))
+        >>> model = kdcore.unet((32, 28, 4), num_classes=3, filters=2, depth=1)
+        >>> scores = kdcore.evaluate(model, cases[:1], regions={"whole tumour": (1, 2)})
+        >>> list(scores[cases[0].case_id])
+        ['1', '2', 'whole tumour']
+        >>> sorted(scores[cases[0].case_id]["1"])
+        ['dice', 'hd95_mm', 'surface_dice_1mm']
     """
     return evaluate_with_calibration(
         model, cases, normalization=normalization, regions=regions, split=split, part=part
@@ -188,6 +222,14 @@ def agreement(
 
     Returns:
         `{case_id: Dice}`; NaN where both see background alone.
+
+    Example:
+        >>> import kdcore
+        >>> from kdcore.evaluation import agreement
+        >>> cases = kdcore.simulate_cases(2, seed=0, simulation=kdcore.Simulation(spacing_mm=6.0))
+        >>> network = kdcore.unet((32, 28, 4), num_classes=3, filters=2, depth=1)
+        >>> list(agreement(network, cases[:1], network, cases[:1]).values())
+        [1.0]
 
     Reference: "fidelity" in Stanton et al. 2021, section 3, https://arxiv.org/abs/2106.05945
     """
@@ -244,6 +286,15 @@ def absent_labels(
 
     Raises:
         ValueError: If a case has no mask.
+
+    Example:
+        >>> import kdcore
+        >>> import numpy as np
+        >>> from kdcore.evaluation import absent_labels
+        >>> mask = np.array([[[0, 1]]])
+        >>> case = kdcore.Case("a", np.zeros((1, 1, 2, 1)), mask, spacing_mm=(1.0, 1.0, 1.0))
+        >>> absent_labels([case], ["1", "2"])
+        {'1': [], '2': ['a']}
     """
     cases = list(cases)
     values = {str(label): (int(label),) for label in labels} | dict(regions or {})
@@ -285,7 +336,14 @@ def case_dice(entry: Scores) -> float:
 
 
 def mean_dice(results: dict[str, Scores]) -> float:
-    """Mean over cases of the mean foreground Dice; NaN if it is defined for none."""
+    """Mean over cases of the mean foreground Dice; NaN if it is defined for none.
+
+    Example:
+        >>> import kdcore
+        >>> scores = {"a": {"1": {"dice": 0.5}, "2": {"dice": 0.7}}, "b": {"1": {"dice": 0.8}}}
+        >>> round(kdcore.mean_dice(scores), 3)
+        0.7
+    """
     values = [case_dice(entry) for entry in results.values()]
     defined = [value for value in values if np.isfinite(value)]
     return float(np.mean(defined)) if defined else float("nan")
@@ -297,6 +355,15 @@ class ForegroundDice(keras.metrics.Metric):
 
     To watch training; the reported Dice is `evaluate`'s, per case. Voxels with a mask of −1
     do not count, and neither do labels that occur nowhere.
+
+    Example:
+        >>> import kdcore
+        >>> import numpy as np
+        >>> metric = kdcore.ForegroundDice(num_classes=2)
+        >>> logits = np.array([[[5.0, 0.0], [0.0, 5.0], [5.0, 0.0]]])
+        >>> value = metric(np.array([[0, 1, 1]]), logits)
+        >>> round(float(value), 3)
+        0.667
     """
 
     def __init__(self, num_classes: int, name: str = "dice", **kwargs: object) -> None:

@@ -56,6 +56,19 @@ def beside_published(
     Returns:
         The table; of other test cases than the published ones a sentence instead, since
         nothing could be said to agree.
+
+    Example:
+        >>> import pandas as pd
+        >>> from kdcore.evaluation import beside_published, table_of
+        >>> def scores(*values):
+        ...     return {f"case {i}": {"1": {"dice": value}} for i, value in enumerate(values)}
+        >>> table = pd.concat([
+        ...     table_of(scores(0.8, 0.84), arm="student"),
+        ...     table_of(scores(0.7, 0.8), arm="baseline"),
+        ... ])
+        >>> text = beside_published(table, table, label="1", name="Tumour")
+        >>> "student" in text
+        True
     """
     several = published if isinstance(published, list | tuple) else [published]
     mine, *others = (as_table(one) for one in (own, *several))

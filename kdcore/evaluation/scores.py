@@ -151,12 +151,26 @@ def per_case(source: Source, arm: str, label: str = MEAN, metric: str = "dice") 
 
 
 def per_seed(source: Source, arm: str, label: str = MEAN, metric: str = "dice") -> pd.Series:
-    """A metric of each seed of an arm, averaged over the cases where it is defined."""
+    """A metric of each seed of an arm, averaged over the cases where it is defined.
+
+    Example:
+        >>> from kdcore.evaluation import per_seed, table_of
+        >>> table = table_of({"a": {"1": {"dice": 0.8}}, "b": {"1": {"dice": 0.9}}}, arm="student")
+        >>> per_seed(table, "student", label="1").round(3).to_dict()
+        {0: 0.85}
+    """
     return by_seed(source, arm, label, metric).mean(axis=0)
 
 
 def mean_of(source: Source, arm: str, label: str = MEAN, metric: str = "dice") -> float:
-    """Over cases, seeds averaged first; NaN where it is nowhere defined."""
+    """Over cases, seeds averaged first; NaN where it is nowhere defined.
+
+    Example:
+        >>> from kdcore.evaluation import mean_of, table_of
+        >>> table = table_of({"a": {"1": {"dice": 0.8}}, "b": {"1": {"dice": 0.9}}}, arm="student")
+        >>> round(float(mean_of(table, "student", label="1")), 3)
+        0.85
+    """
     return float(per_case(source, arm, label, metric).mean())
 
 
@@ -174,6 +188,12 @@ def where_present(table: Table, absent: Mapping[str, Iterable[str]]) -> Table:
     Args:
         table: Scores.
         absent: `{label: [case ids]}`.
+
+    Example:
+        >>> from kdcore.evaluation import table_of, where_present
+        >>> table = table_of({"a": {"1": {"dice": 0.8}}, "b": {"1": {"dice": 0.9}}}, arm="student")
+        >>> where_present(table, {"1": ["b"]})["value"].tolist()
+        [0.8, nan]
     """
     return table.assign(value=table["value"].mask(_lacks(table, absent)))
 
@@ -204,6 +224,12 @@ def write_table(table: Table, path: str | Path) -> Path:
 
     Raises:
         ValueError: If a column is missing.
+
+    Example:
+        >>> from kdcore.evaluation import table_of, write_table
+        >>> table = table_of({"a": {"1": {"dice": 0.8}}, "b": {"1": {"dice": 0.9}}}, arm="student")
+        >>> write_table(table, "scores.csv").name
+        'scores.csv'
     """
     path = Path(path)
     data = _text(table)
@@ -217,6 +243,12 @@ def read_table(path: str | Path) -> Table:
 
     Raises:
         ValueError: If the file is damaged, lacks a column, or holds a score that none can be.
+
+    Example:
+        >>> from kdcore.evaluation import read_table, table_of, write_table
+        >>> table = table_of({"a": {"1": {"dice": 0.8}}, "b": {"1": {"dice": 0.9}}}, arm="student")
+        >>> read_table(write_table(table, "scores.csv.gz"))["value"].tolist()
+        [0.8, 0.9]
     """
     return _parsed(_content(Path(path)), Path(path))
 
@@ -233,6 +265,16 @@ def describe(
         split: Of the cases.
         settings: As JSON values.
         **more: Whatever else belongs to it.
+
+    Example:
+        >>> import kdcore
+        >>> from kdcore.evaluation import describe
+        >>> network = kdcore.unet((16, 16, 1), num_classes=2, filters=2, depth=1)
+        >>> split = kdcore.Split(("c",), (), ("d",), ("a", "b"))
+        >>> what = {"study": "mine", "data": "my scans", "split": split, "settings": {}}
+        >>> about = describe({"student": network}, **what)
+        >>> about["study"], about["arms"]["student"]["params"] == network.count_params()
+        ('mine', True)
     """
     arms = {name: {"params": network.count_params()} for name, network in networks.items()}
     own = {"study": study, "data": data, "split": vars(split), "settings": settings, "arms": arms}
@@ -247,6 +289,17 @@ def write_results(table: Table, about: Mapping[str, Any], path: str | Path) -> P
         table: Scores.
         about: Holds at least `ABOUT`; `arms[name]` of each arm in the table, with `params`.
         path: Of the table, `.csv` or `.csv.gz`.
+
+    Example:
+        >>> import kdcore
+        >>> from kdcore.evaluation import describe, table_of, write_results
+        >>> table = table_of({"a": {"1": {"dice": 0.8}}, "b": {"1": {"dice": 0.9}}}, arm="student")
+        >>> network = kdcore.unet((16, 16, 1), num_classes=2, filters=2, depth=1)
+        >>> split = kdcore.Split(("c",), (), ("d",), ("a", "b"))
+        >>> what = {"study": "mine", "data": "my scans", "split": split, "settings": {}}
+        >>> about = describe({"student": network}, **what)
+        >>> write_results(table, about, "mine.csv").name
+        'mine.csv'
     """
     path = write_table(table, path)
     digest = hashlib.sha256(_text(table)).hexdigest()
@@ -262,6 +315,18 @@ def read_results(path: str | Path) -> tuple[Table, dict[str, Any]]:
 
     Raises:
         ValueError: If either file is damaged or changed, or they do not belong together.
+
+    Example:
+        >>> import kdcore
+        >>> from kdcore.evaluation import describe, read_results, table_of, write_results
+        >>> table = table_of({"a": {"1": {"dice": 0.8}}, "b": {"1": {"dice": 0.9}}}, arm="student")
+        >>> network = kdcore.unet((16, 16, 1), num_classes=2, filters=2, depth=1)
+        >>> split = kdcore.Split(("c",), (), ("d",), ("a", "b"))
+        >>> what = {"study": "mine", "data": "my scans", "split": split, "settings": {}}
+        >>> about = describe({"student": network}, **what)
+        >>> table, about = read_results(write_results(table, about, "mine.csv"))
+        >>> about["study"], len(table)
+        ('mine', 2)
     """
     path = Path(path)
     about = read_json(_about_path(path))
@@ -328,6 +393,12 @@ def from_contract(results: Mapping[str, Any]) -> Table:
     Args:
         results: `arms[name]["per_case"][case_id][seed][label][metric]`; beside `per_case`
             perhaps `calibration[case_id][seed][metric]` and `agreement[case_id][seed]`.
+
+    Example:
+        >>> from kdcore.evaluation import from_contract
+        >>> results = {"arms": {"student": {"per_case": {"a": {"0": {"1": {"dice": 0.5}}}}}}}
+        >>> from_contract(results)["value"].tolist()
+        [0.5]
     """
     parts = [table_of({})]
     for arm, entry in results.get("arms", {}).items():
@@ -354,6 +425,17 @@ def to_contract(table: Table, about: Mapping[str, Any]) -> dict[str, Any]:
         `about` with the settings under `config`, and `arms[name]` with
         `per_case[case_id][seed][label][metric]`, `calibration[case_id][seed][metric]` and
         `agreement[case_id][seed]`, where they were measured.
+
+    Example:
+        >>> import kdcore
+        >>> from kdcore.evaluation import describe, table_of, to_contract
+        >>> table = table_of({"a": {"1": {"dice": 0.8}}, "b": {"1": {"dice": 0.9}}}, arm="student")
+        >>> network = kdcore.unet((16, 16, 1), num_classes=2, filters=2, depth=1)
+        >>> split = kdcore.Split(("c",), (), ("d",), ("a", "b"))
+        >>> what = {"study": "mine", "data": "my scans", "split": split, "settings": {}}
+        >>> about = describe({"student": network}, **what)
+        >>> to_contract(table, about)["arms"]["student"]["per_case"]["a"]
+        {'0': {'1': {'dice': 0.8}}}
     """
     arms: dict[str, Any] = {name: dict(entry) for name, entry in about["arms"].items()}
     for row in table.itertuples(index=False):

@@ -105,6 +105,19 @@ def equivalence(
         non-inferior. `p_not_better`: for a − b ≥ margin. `p`: the larger, small if both are
         equivalent. `cases`. With one case, the p are None.
 
+    Example:
+        >>> import pandas as pd
+        >>> from kdcore.evaluation import equivalence, table_of
+        >>> def scores(*values):
+        ...     return {f"case {i}": {"1": {"dice": value}} for i, value in enumerate(values)}
+        >>> table = pd.concat([
+        ...     table_of(scores(0.801, 0.842, 0.899), arm="student"),
+        ...     table_of(scores(0.8, 0.84, 0.9), arm="teacher"),
+        ... ])
+        >>> row = equivalence(table, "student", "teacher", margin=0.01, label="1")
+        >>> row["p"] < 0.05
+        True
+
     Reference: Schuirmann 1987, https://doi.org/10.1007/BF01068419
     """
     if not margin > 0:
@@ -208,6 +221,20 @@ def gap_closed(
     Raises:
         ValueError: If an arm is unknown, no case is defined in all three, or the teacher
             is no better than the baseline, so that there is no gap.
+
+    Example:
+        >>> import pandas as pd
+        >>> from kdcore.evaluation import gap_closed, table_of
+        >>> def scores(*values):
+        ...     return {f"case {i}": {"1": {"dice": value}} for i, value in enumerate(values)}
+        >>> table = pd.concat([
+        ...     table_of(scores(0.9, 0.88), arm="teacher"),
+        ...     table_of(scores(0.86, 0.83), arm="student"),
+        ...     table_of(scores(0.8, 0.78), arm="baseline"),
+        ... ])
+        >>> row = gap_closed(table, "student", "baseline", "teacher", label="1")
+        >>> round(row["share"], 3)
+        0.55
     """
     label = str(label)
     rows = _of_arms(table, (student, baseline, teacher), label, metric)

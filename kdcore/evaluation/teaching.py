@@ -35,6 +35,15 @@ class TeachingReport:
             teacher or student, in nats.
         highest_entropy: log of the number of classes.
         problems: One sentence each; empty if the teacher teaches.
+
+    Example:
+        >>> import kdcore
+        >>> cases = kdcore.simulate_cases(2, seed=0, simulation=kdcore.Simulation(spacing_mm=6.0))
+        >>> network = kdcore.unet((32, 28, 4), num_classes=3, filters=2, depth=1)
+        >>> other = kdcore.unet((32, 28, 4), num_classes=3, filters=2, depth=1)
+        >>> report = kdcore.check_teaching(network, other, cases[:1])
+        >>> round(report.highest_entropy, 3)
+        1.099
     """
 
     teacher_dice: float
@@ -98,6 +107,15 @@ def check_teaching(
         temperature: T of the training.
         normalization: Of the images.
         split: If given, only validation cases may be used.
+
+    Example:
+        >>> import kdcore
+        >>> cases = kdcore.simulate_cases(2, seed=0, simulation=kdcore.Simulation(spacing_mm=6.0))
+        >>> teacher = kdcore.unet((32, 28, 4), num_classes=3, filters=4, depth=1)
+        >>> student = kdcore.unet((32, 28, 4), num_classes=3, filters=2, depth=1)
+        >>> report = kdcore.check_teaching(teacher, student, cases[:1], temperature=2.0)
+        >>> len(report.problems) > 0  # neither has been trained
+        True
     """
     temperature = check_temperature(temperature)
     rows: list[dict[str, float]] = []

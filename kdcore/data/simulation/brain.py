@@ -41,6 +41,13 @@ class Simulation:
         displacement_mm: Root mean square of the elastic deformation's velocity.
         scale: Standard deviation of the head's size along each axis.
         mass_effect_mm: Range of the largest shift of tissue around a core.
+
+    Example:
+        >>> import kdcore
+        >>> coarse = kdcore.Simulation(spacing_mm=6.0, healthy_share=0.0)
+        >>> [case] = kdcore.simulate_cases(1, seed=0, simulation=coarse)
+        >>> case.spacing_mm
+        (6.0, 6.0, 6.0)
     """
 
     spacing_mm: float = 2.0
@@ -113,6 +120,12 @@ def simulate_cases(
 
     Raises:
         ValueError: For n < 0, seed < 0, or a sequence that is not simulated.
+
+    Example:
+        >>> import kdcore
+        >>> cases = kdcore.simulate_cases(2, seed=0, simulation=kdcore.Simulation(spacing_mm=6.0))
+        >>> cases[0].sequences, cases[0].image.shape[:3] == cases[0].mask.shape
+        (('T1', 'T1c', 'T2', 'FLAIR'), True)
     """
     if n < 0 or seed < 0:
         raise ValueError(f"n and seed must be ≥ 0. Received: n={n}, seed={seed}.")
