@@ -249,16 +249,11 @@ class StudentCheckpoint(keras.callbacks.ModelCheckpoint):
 
     Example:
         >>> import keras, kdcore
-        >>> cases = kdcore.simulate_cases(2, seed=0, simulation=kdcore.Simulation(spacing_mm=6.0))
-        >>> batches = kdcore.Batches(cases, shape=(32, 28), batch_size=4, num_batches=2)
-        >>> teacher = kdcore.unet((32, 28, 4), num_classes=3, filters=4, depth=1)
         >>> student = kdcore.unet((32, 28, 4), num_classes=3, filters=2, depth=1)
-        >>> distiller = kdcore.Distiller(student, teacher)
-        >>> distiller.compile(keras.optimizers.Adam(1e-2))
-        >>> best = kdcore.StudentCheckpoint("best.keras", monitor="loss", save_best_only=True)
-        >>> trained = kdcore.fit(
-        ...     distiller, batches, epochs=1, folder="runs/student", callbacks=[best], verbose=0
-        ... )
+        >>> distiller = kdcore.Distiller(student)
+        >>> best = kdcore.StudentCheckpoint("best.keras", monitor="val_loss", save_best_only=True)
+        >>> best.set_model(distiller)  # as `fit(..., callbacks=[best])` does, and after an epoch
+        >>> best.on_epoch_end(0, {"val_loss": 0.25})
         >>> keras.saving.load_model("best.keras").count_params() == student.count_params()
         True
     """
