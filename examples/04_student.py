@@ -62,16 +62,20 @@ x, y = batches[0]
 print("images", x.shape, {name: array.shape for name, array in y.items()})
 
 # %%
-rows = {"image": x[..., 0], "mask": y["mask"], "teacher": 1 - np.exp(y["soft_targets"][..., 0])}
-figure, axes = plt.subplots(3, 4, figsize=(6, 5), layout="constrained")
-for line, (name, pictures) in zip(axes, rows.items(), strict=True):
-    for axis, picture in zip(line, pictures[[0, 1, -2, -1]], strict=True):
-        axis.imshow(picture, cmap="gray", vmin=-1 if name == "mask" else 0)
+teacher = 1 - np.exp(y["soft_targets"][..., 0])  # its foreground probability
+order = np.argsort(-teacher.sum(axis=(1, 2)))  # slices with the largest structures first
+has_mask = (y["mask"][order] >= 0).any(axis=(1, 2))
+shown = [*order[has_mask][:2], *order[~has_mask][:2]]
+rows = {"image": (x[..., 0], 0, 1), "mask": (y["mask"], -1, 2), "teacher": (teacher, 0, 1)}
+figure, axes = plt.subplots(3, len(shown), figsize=(6, 5), layout="constrained")
+for line, (name, (pictures, low, high)) in zip(axes, rows.items(), strict=True):
+    for axis, picture in zip(line, pictures[shown], strict=True):
+        axis.imshow(picture, cmap="gray", vmin=low, vmax=high)
         axis.set(xticks=[], yticks=[])
     line[0].set_ylabel(name)
 figure.set_label(
     "Four slices of a batch: image, mask, and the teacher's foreground probability. Two have a "
-    "mask; two are black there, without any label, and the teacher says where the structure is."
+    "mask; the others are black there, without any label, and the teacher says where it is."
 )
 figure.savefig(settings.figures / "batch.png", dpi=120)
 plt.show()
