@@ -27,7 +27,7 @@ QUIET = {"TF_CPP_MIN_LOG_LEVEL": "3", "PYTHONUNBUFFERED": "1"}
 TRAINING = {**QUIET, "TF_ENABLE_ONEDNN_OPTS": "1"}
 # A process a core: the tests' time goes into building graphs, which one core does.
 PARALLEL = ("-n", "auto", "--dist", "loadfile")
-UNIT_TESTS = ("-m", "not job")
+UNIT_TESTS = ("-m", "not job and not slow")
 SITE = {"NO_MKDOCS_2_WARNING": "1", "KERAS_BACKEND": "jax", "PYTHONUNBUFFERED": "1"}
 
 if not (3, 11) <= sys.version_info[:2] <= (3, 13):
@@ -88,7 +88,7 @@ def tests(session: nox.Session) -> None:
 def tests_oldest(session: nox.Session) -> None:
     """All tests at the lower bounds of pyproject.toml; needs uv: `pip install 'nox[uv]'`."""
     install(session, "tensorflow", "figures", "export", groups=("test",), versions=OLDEST)
-    session.run("pytest", *PARALLEL, *session.posargs, env=QUIET)
+    session.run("pytest", *PARALLEL, *(session.posargs or ("-m", "not slow")), env=QUIET)
 
 
 @nox.session(name="tests-jax")

@@ -86,7 +86,7 @@ def test_kdcore_does_the_same(smoke):
         assert not np.array_equal(a, first)
 
 
-@pytest.mark.job
+@pytest.mark.slow
 @pytest.mark.timeout(3600)
 def test_the_student_is_better_than_the_baseline_in_ten_seeds(monkeypatch, capsys):
     gains = []
