@@ -11,6 +11,7 @@ from scipy import special
 
 import kdcore
 from kdcore._files import lock
+from kdcore.ensemble import ensemble, fit_temperature
 from kdcore.evaluation import read_results
 from kdcore.study import __main__ as study
 from kdcore.study import queue
@@ -92,7 +93,9 @@ def test_an_ensemble_is_the_calibrated_mean_of_its_members(small):
     images, _ = small.batches("teacher")[0]
     said = [special.softmax(m.load().predict_on_batch(images), axis=-1) for m in members]
     model = run.load()
-    expected = np.log(np.mean(said, axis=0)) / model.get_layer("logits").temperature
+    mean = ensemble([member.load() for member in members])
+    temperature = fit_temperature(mean, small.take("validation", "teacher"))
+    expected = np.log(np.mean(said, axis=0)) / temperature
     received = special.softmax(model.predict_on_batch(images), axis=-1)
     np.testing.assert_allclose(received, special.softmax(expected, axis=-1), atol=1e-5)
 
