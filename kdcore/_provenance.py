@@ -44,10 +44,11 @@ def _hardware() -> dict[str, Any]:
     if info.exists():
         models = [x for x in info.read_text().splitlines() if x.startswith("model name")]
         name = models[0].split(":", 1)[1].strip() if models else name
-    return {"processor": name, "cores": os.cpu_count(), "accelerators": _accelerators()}
+    return {"processor": name, "cores": os.cpu_count(), "accelerators": accelerators()}
 
 
-def _accelerators() -> list[str]:
+def accelerators() -> list[str]:
+    """Names of the devices that the backend sees beside the CPU."""
     if keras.backend.backend() == "torch":
         import torch
 

@@ -27,7 +27,13 @@ from kdcore._files import (
     replacing,
     write_json,
 )
-from kdcore._provenance import provenance, settings_digest, teacher_digest, weights_digest
+from kdcore._provenance import (
+    accelerators,
+    provenance,
+    settings_digest,
+    teacher_digest,
+    weights_digest,
+)
 from kdcore.data import Split
 from kdcore.distiller import Distiller
 from kdcore.unet import leave_out_own_losses
@@ -208,7 +214,7 @@ def _train(
     state = _restore(model, folder)
     if state["epoch"] >= epochs:
         return
-    if keras.backend.backend() == "tensorflow" and not _accelerators():
+    if keras.backend.backend() == "tensorflow" and not accelerators():
         model.jit_compile = model.jit_compile is True
         if model.steps_per_execution == 1:
             model.steps_per_execution = _steps_at_once(len(batches))
@@ -221,10 +227,6 @@ def _train(
         callbacks=[*callbacks, _SaveState(folder, state, batches)],
         **kwargs,
     )
-
-
-def _accelerators() -> list[str]:
-    return [name for name in keras.distribution.list_devices() if not name.startswith("cpu")]
 
 
 def _steps_at_once(steps: int) -> int:
