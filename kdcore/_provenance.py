@@ -206,9 +206,10 @@ def settings_digest(path: Path) -> str:
 
 
 def _unnumbered(value: Any) -> Any:
-    """Without the numbers that Keras puts behind names: they count what was built before."""
+    """Without what depends on the process: numbers behind names count what was built before,
+    and objects that layers share (a dtype policy) are marked with their address in memory."""
     if isinstance(value, dict):
-        return {key: _unnumbered(item) for key, item in value.items()}
+        return {k: _unnumbered(item) for k, item in value.items() if k != "shared_object_id"}
     if isinstance(value, list):
         return [_unnumbered(item) for item in value]
     return re.sub(r"_\d+$", "", value) if isinstance(value, str) else value

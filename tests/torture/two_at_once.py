@@ -1,5 +1,6 @@
 """Two processes on one folder; a full disk, a read-only folder, the clock back, data gone."""
 
+import importlib
 import os
 import re
 import resource
@@ -136,7 +137,11 @@ def nothing_new_in_a_read_only_folder(folder: Path) -> str:
 
 
 def _without_rights(job: Job, folder: Path) -> None:
-    """As an ordinary user: a superuser may write anywhere."""
+    """As an ordinary user: a superuser may write anywhere.
+
+    He may not read where a superuser's Python lies: what it imports late is imported before.
+    """
+    importlib.import_module("encodings.cp437")  # names of files in a zip
     if os.geteuid() == 0:
         os.setgid(NOBODY)
         os.setuid(NOBODY)
