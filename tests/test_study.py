@@ -136,6 +136,16 @@ def test_several_workers_share_the_work(msd_folder, tmp_path, capfd):
     capfd.readouterr()
 
 
+def test_after_some_runs_it_goes_on_in_another_process(msd_folder, tmp_path, monkeypatch, capfd):
+    monkeypatch.setattr(study, "RUNS_A_PROCESS", 1)
+    options = ["--data", "hippocampus", "--tier", "smoke", "--data-dir", str(msd_folder)]
+    options += ["--arms", "baseline", "--seeds", "2", "--records", str(tmp_path / "kept")]
+    assert study.main([*options, "--runs", str(tmp_path / "runs")]) == 0
+    assert len(list((tmp_path / "kept").glob("*.json"))) == 2
+    told = capfd.readouterr().out
+    assert "0 of 2 runs are finished" in told and "1 of 2 runs are finished" in told
+
+
 def test_each_fold_is_trained_and_all_are_summed_up_together(msd_folder, tmp_path):
     options = ["--study", "cross-validation", "--tier", "smoke", "--data-dir", str(msd_folder)]
     options += ["--budgets", "2", "--seeds", "1", "--runs", str(tmp_path)]

@@ -25,6 +25,9 @@ from kdcore.study import settings as config
 from kdcore.study.experiment import Experiment
 from kdcore.study.queue import Job, work
 
+RUNS_A_PROCESS = 20
+"""TensorFlow keeps the graph of every training until its process ends: about 33 MB each."""
+
 
 def main(arguments: list[str] | None = None) -> int:
     """Do what is missing, write a table for each number of labels, print a short one."""
@@ -34,10 +37,11 @@ def main(arguments: list[str] | None = None) -> int:
         stages = list(_stages(options))
         jobs = list({job.name: job for _, jobs in stages for job in jobs}.values())
         _check(jobs, options.out)
-    if options.workers > 1:
-        _start_workers(arguments, options.workers)
-    elif options.workers:
-        work(jobs)
+    if options.workers == 1:
+        work(jobs, RUNS_A_PROCESS)
+    if options.workers and not options.quiet:
+        while not all(job.done for job in jobs):
+            _start_workers(arguments, options.workers)
     if not options.quiet:
         with _in_one_line():
             _add_up(stages, options.out)
@@ -86,7 +90,8 @@ def _add_up(stages: Sequence[tuple[Experiment, list[Job]]], out: str | None) -> 
 def _start_workers(arguments: Sequence[str], count: int) -> None:
     """Several processes with one thread each: a small network keeps no second core busy."""
     command = [sys.executable, "-m", "kdcore.study", *arguments, "--workers", "1", "--quiet"]
-    threads = {"TF_NUM_INTRAOP_THREADS": "1", "TF_NUM_INTEROP_THREADS": "1", "OMP_NUM_THREADS": "1"}
+    names = ("TF_NUM_INTRAOP_THREADS", "TF_NUM_INTEROP_THREADS", "OMP_NUM_THREADS")
+    threads = dict.fromkeys(names, "1") if count > 1 else {}
     workers = [
         subprocess.Popen(command, env=threads | os.environ)  # noqa: S603
         for _ in range(count)

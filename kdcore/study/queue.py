@@ -75,12 +75,15 @@ class Job:
             write_json(self.path, {**_rounded(kept), "key": self.key}, indent=None, sealed=True)
 
 
-def work(jobs: Sequence[Job]) -> None:
-    """Do the jobs that have no record; those that another process has in hand are left to it."""
+def work(jobs: Sequence[Job], most: int | None = None) -> None:
+    """Do the jobs that have no record, or so many of them.
+
+    Those that another process has in hand are left to it.
+    """
     start, before = time.monotonic(), {job.name for job in jobs if job.done}
     print(f"{len(before)} of {len(jobs)} runs are finished.", flush=True)
-    waiting = False
-    while left := [job for job in jobs if not job.done]:
+    waiting, own = False, 0
+    while own != most and (left := [job for job in jobs if not job.done]):
         taken = next((job for job in left if _ready(job, left) and _attempt(job)), None)
         if taken is None:
             if not waiting:
@@ -88,7 +91,7 @@ def work(jobs: Sequence[Job]) -> None:
             waiting = True
             time.sleep(1)
             continue
-        waiting = False
+        waiting, own = False, own + 1
         done = [job for job in jobs if job.done]
         costs = _costs(jobs, done)
         new = sum(costs[job.name] for job in done if job.name not in before)
