@@ -207,7 +207,8 @@ def settings_digest(path: Path) -> str:
 
 def _unnumbered(value: Any) -> Any:
     """Without what depends on the process: numbers behind names count what was built before,
-    and objects that layers share (a dtype policy) are marked with their address in memory."""
+    and objects that layers share (a dtype policy) are marked with their address in memory.
+    """
     if isinstance(value, dict):
         return {k: _unnumbered(item) for k, item in value.items() if k != "shared_object_id"}
     if isinstance(value, list):
