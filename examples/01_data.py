@@ -4,9 +4,15 @@
 # Distillation trains a small network, the *student*, with the help of a better one, the
 # *teacher*. Before either is trained there are scans. By default they are *simulated*: brains
 # with tumours in four MRI sequences (T1, T1c, T2, FLAIR), made on this machine from the MNI152
-# anatomy and published tissue values, so nothing is downloaded. With `--data hippocampus` they
-# are 200 real scans (Medical Segmentation Decathlon, Task04, CC BY-SA 4.0; Simpson et al. 2019,
-# [arXiv:1902.09063](https://arxiv.org/abs/1902.09063)).
+# anatomy and published tissue values, so nothing is downloaded. Real scans are one word away:
+#
+# | `--data` | scans | teacher → student |
+# |---|---|---|
+# | `simulated` | 240 brains with tumours | four sequences → T1 alone |
+# | `acdc` | hearts of 100 patients ([Bernard et al. 2018](https://doi.org/10.1109/TMI.2018.2837502)) | a large → a small network |
+# | `hippocampus` | 200 hippocampi ([Simpson et al. 2019](https://arxiv.org/abs/1902.09063)) | a large 3-D → a small 2-D network |
+# | `lgg` | gliomas of 100 patients ([Buda et al. 2019](https://doi.org/10.1016/j.compbiomed.2019.05.002)), with `--data-dir` | three sequences → T1 alone |
+# | `brats` | a folder of yours, with `--data-dir` | four sequences → T1 alone |
 #
 # **You will learn** what a case is, why a split goes by case and not by slice, and how
 # intensities are normalized without leaking.
@@ -28,13 +34,14 @@ print(settings)
 # ## Cases
 #
 # A `Case` is one scan: image `(D, H, W, sequences)`, mask `(D, H, W)`, voxel size in mm. For
-# simulated scans this is `kdcore.simulate_cases(240, seed=0)`, for real ones
-# `kdcore.read_msd(folder)`.
+# simulated scans this is `kdcore.simulate_cases(240, seed=0)`, for real ones `kdcore.read_msd`,
+# `read_acdc`, `read_lgg` or `read_brats`.
 
 # %%
 cases = settings.read_cases()
 case = cases[0]
 print(len(cases), "cases:", settings.title)
+print("licence:", settings.licence)
 print(case.case_id, case.image.shape, case.mask.shape, case.spacing_mm, case.sequences)
 for label, name in settings.labels.items():
     share = np.mean([(c.mask == int(label)).mean() for c in cases])
@@ -45,20 +52,19 @@ for label, name in settings.labels.items():
 #
 # By case, never by slice: neighbouring slices are almost the same picture. A few scans
 # have labels; of the other training scans we use the images only. Validation scans
-# choose settings, test scans are looked at once, in example 5.
+# choose settings, test scans are looked at once, in example 5. `settings.split` is
 #
-# In the hippocampus data a case is *one hemisphere*, and which two belong to a person is
+# ```python
+# kdcore.split_cases(cases, num_labelled=8, num_validation=20, num_test=60, labelled_seed=0)
+# ```
+#
+# or, where a set has a split on which its results are published, that one. All scans of a
+# patient belong on one side. In the hippocampus data a case is *one hemisphere*, and which two belong to a person is
 # not public. A split by person is therefore impossible there, and a person may be on both
 # sides.
 
 # %%
-split = kdcore.split_cases(
-    cases,
-    num_labelled=settings.num_labelled,
-    num_validation=settings.num_validation,
-    num_test=settings.num_test,
-    labelled_seed=settings.seed,
-)
+split = settings.split(cases)
 for part in ("labelled", "unlabelled", "validation", "test"):
     print(f"{part:>10}: {len(getattr(split, part))}")
 split.save(settings.folder / "split.json")

@@ -19,13 +19,7 @@ import kdcore
 
 settings = from_command_line()
 cases = settings.read_cases()
-split = kdcore.split_cases(
-    cases,
-    num_labelled=settings.num_labelled,
-    num_validation=settings.num_validation,
-    num_test=settings.num_test,
-    labelled_seed=settings.seed,
-)
+split = settings.split(cases)
 size = settings.teacher
 labelled = [case.select(size.sequences) for case in split.take(cases, "labelled")]
 print(size)

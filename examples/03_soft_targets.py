@@ -20,13 +20,7 @@ from kdcore.evaluation import figures
 
 settings = from_command_line()
 cases = settings.read_cases()
-split = kdcore.split_cases(
-    cases,
-    num_labelled=settings.num_labelled,
-    num_validation=settings.num_validation,
-    num_test=settings.num_test,
-    labelled_seed=settings.seed,
-)
+split = settings.split(cases)
 teacher = keras.saving.load_model(settings.need("teacher/network.keras", "02_teacher.py"))
 
 # %% [markdown]

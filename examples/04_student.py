@@ -27,13 +27,7 @@ from kdcore.evaluation import figures
 
 settings = from_command_line()
 cases = settings.read_cases()
-split = kdcore.split_cases(
-    cases,
-    num_labelled=settings.num_labelled,
-    num_validation=settings.num_validation,
-    num_test=settings.num_test,
-    labelled_seed=settings.seed,
-)
+split = settings.split(cases)
 size = settings.student
 training = split.take(cases, "labelled") + split.take(cases, "unlabelled")
 training = [case.select(size.sequences) for case in training]

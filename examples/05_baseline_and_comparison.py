@@ -34,13 +34,7 @@ from kdcore.evaluation import (
 
 settings = from_command_line()
 cases = settings.read_cases()
-split = kdcore.split_cases(
-    cases,
-    num_labelled=settings.num_labelled,
-    num_validation=settings.num_validation,
-    num_test=settings.num_test,
-    labelled_seed=settings.seed,
-)
+split = settings.split(cases)
 size = settings.student
 networks = {
     "teacher": keras.saving.load_model(settings.need("teacher/network.keras", "02_teacher.py")),
@@ -191,6 +185,7 @@ print(*told, sep="\n")
 
 # %%
 about = describe(networks, study=settings.name, data=settings.title, split=split,
+                 licence=settings.licence,
                  settings=asdict(settings), absent=absent)  # fmt: skip
 path = write_results(table, about, settings.folder / "results.csv")
 page = write_report(

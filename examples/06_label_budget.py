@@ -21,21 +21,9 @@ from kdcore.evaluation import absent_labels, figures, table_of, tables, where_pr
 
 settings = from_command_line()
 cases = settings.read_cases()
-split = kdcore.split_cases(
-    cases,
-    num_labelled=settings.num_labelled,
-    num_validation=settings.num_validation,
-    num_test=settings.num_test,
-    labelled_seed=settings.seed,
-)
+split = settings.split(cases)
 few, everything = len(split.labelled), len(split.labelled) + len(split.unlabelled)
-everything_split = kdcore.split_cases(
-    cases,
-    num_labelled=everything,
-    num_validation=settings.num_validation,
-    num_test=settings.num_test,
-    labelled_seed=settings.seed,
-)
+everything_split = settings.split(cases, all_labelled=True)
 assert everything_split.test == split.test
 labelled = everything_split.take(cases, "labelled")
 folder = settings.folder / "all-labels"

@@ -21,13 +21,7 @@ from kdcore.evaluation import absent_labels, agreement, table_of, tables, where_
 
 settings = from_command_line()
 cases = settings.read_cases()
-split = kdcore.split_cases(
-    cases,
-    num_labelled=settings.num_labelled,
-    num_validation=settings.num_validation,
-    num_test=settings.num_test,
-    labelled_seed=settings.seed,
-)
+split = settings.split(cases)
 labelled, unlabelled = split.take(cases, "labelled"), split.take(cases, "unlabelled")
 validation = split.take(cases, "validation")
 teacher = keras.saving.load_model(settings.need("teacher/network.keras", "02_teacher.py"))

@@ -56,9 +56,11 @@ class Settings:
         title: What the data are, for tables and figures.
         labels: Names of the labels; 0 is the background.
         regions: Labels that are scored together.
+        licence: Of the data, and of figures and weights made from them.
         num_cases: How many scans are used; None means all there are.
         spacing_mm: Voxels of simulated scans, and what BraTS' are brought to.
-        num_labelled, num_validation, num_test: Scans; the other training scans are unlabelled.
+        num_labelled, num_validation, num_test: Scans; of ACDC patients, each with two scans. The
+            other training scans are unlabelled.
         teacher, student: The baseline is the student without a teacher.
         depth: How often the U-Nets halve the image.
         seed: Of weights and batches, and of which training scans have labels.
@@ -77,6 +79,7 @@ class Settings:
     regions: dict[str, tuple[int, ...]]
     num_cases: int | None = None
     spacing_mm: float = 3.0
+    licence: str = ""
     depth: int = 3
     tier: str = "quick"
     seed: int = 0
@@ -84,9 +87,10 @@ class Settings:
     data_dir: str | None = None
 
     def __str__(self) -> str:
+        kind = "patients" if self.data == "acdc" else "scans"
         return (
             f"{self.title}, {self.tier}, seed {self.seed}: {self.num_labelled} labelled, "
-            f"{self.num_validation} validation, {self.num_test} test scans"
+            f"{self.num_validation} validation, {self.num_test} test {kind}"
         )
 
     @property
@@ -124,8 +128,39 @@ class Settings:
             return kdcore.simulate_cases(self.num_cases, seed=0, simulation=voxels)
         if self.data == "brats":
             return kdcore.read_brats(self.data_dir, spacing_mm=self.spacing_mm)[: self.num_cases]
+        if self.data in ("acdc", "lgg"):
+            scans = self._read_slices()[: self.num_cases]
+            return [kdcore.data.resize(scan, self.student.shape) for scan in scans]
         folder = kdcore.hippocampus_folder(self.data_dir)
         return kdcore.read_msd(folder, labelled_only=True)[: self.num_cases]
+
+    def _read_slices(self) -> list[kdcore.Case]:
+        """Scans whose files do not say how large their voxels are."""
+        if self.data == "lgg":
+            return kdcore.data.read_lgg(self.data_dir)
+        return kdcore.data.read_acdc(kdcore.data.acdc_folder(self.data_dir))
+
+    def split(self, cases: list[kdcore.Case], all_labelled: bool = False) -> kdcore.Split:
+        """Which scans have labels, which are the teacher's alone, which are held out.
+
+        Drawn by chance; `seed` draws the labelled ones anew, validation and test scans stay. For
+        ACDC it is the split on which its results are published.
+        """
+        labelled = self.num_labelled
+        if all_labelled:
+            patients = {kdcore.data.acdc_patient(case) for case in cases if self.data == "acdc"}
+            labelled = len(patients or cases) - self.num_validation - self.num_test
+        if self.data == "acdc" and self.tier != "smoke":
+            return kdcore.data.acdc_split(cases, labelled)
+        return kdcore.split_cases(
+            cases,
+            num_labelled=labelled,
+            num_validation=self.num_validation,
+            num_test=self.num_test,
+            groups=kdcore.data.acdc_patient if self.data == "acdc" else None,
+            stratify=kdcore.data.lgg_site if self.data == "lgg" else None,
+            labelled_seed=self.seed,
+        )
 
 
 ALL = ("T1", "T1c", "T2", "FLAIR")
@@ -136,6 +171,7 @@ WHOLE_TUMOUR = {"whole tumour": (1, 2)}
 SIMULATED = Settings(
     data="simulated",
     title="simulated brain MRI with tumours",
+    licence="CC BY 4.0; anatomy: MNI152, © Louis Collins, McGill University",
     labels=TUMOUR,
     regions=WHOLE_TUMOUR,
     num_cases=240,
@@ -151,6 +187,7 @@ SIMULATED = Settings(
 HIPPOCAMPUS = Settings(
     data="hippocampus",
     title="Medical Segmentation Decathlon, Task04 Hippocampus",
+    licence="CC BY-SA 4.0",
     labels={"1": "anterior", "2": "posterior"},
     regions={},
     num_labelled=8,
@@ -168,11 +205,52 @@ BRATS = replace(
     SIMULATED,
     data="brats",
     title="brain MRI of a folder named as in the BraTS challenge, at 3 mm",
+    licence="that of the data",
     num_cases=None,
     teacher=replace(SIMULATED.teacher, shape=(80, 80)),
     student=replace(SIMULATED.student, shape=(80, 80)),
 )
-DATA = {one.data: one for one in (SIMULATED, HIPPOCAMPUS, BRATS)}
+# The benchmark for few labels: cine-MRI of the heart, 7 labelled patients, and a student of a
+# sixteenth of its teacher's parameters.
+ACDC = Settings(
+    data="acdc",
+    title="ACDC, cine-MRI of the heart, slices of 128 × 128",
+    licence="CC BY-NC-SA 4.0",
+    labels={"1": "right ventricle", "2": "myocardium", "3": "left ventricle"},
+    regions={},
+    num_labelled=7,
+    num_validation=10,
+    num_test=20,
+    teacher=Network(
+        ("cine",), filters=32, shape=(128, 128), batch_size=8, epochs=10, learning_rate=5e-3
+    ),
+    student=Network(
+        ("cine",), filters=8, shape=(128, 128), batch_size=16, epochs=15, learning_rate=1e-2
+    ),
+)
+# Gliomas of real patients: the teacher sees three sequences, the student T1, which shows little.
+LGG = Settings(
+    data="lgg",
+    title="lower-grade gliomas (Buda et al.), slices of 128 × 128",
+    licence="CC BY-NC-SA 4.0",
+    labels={"1": "FLAIR abnormality"},
+    regions={},
+    num_labelled=10,
+    num_validation=10,
+    num_test=20,
+    teacher=Network(
+        ("T1", "FLAIR", "T1c"),
+        filters=16,
+        shape=(128, 128),
+        batch_size=8,
+        epochs=10,
+        learning_rate=5e-3,
+    ),
+    student=Network(
+        ("T1",), filters=8, shape=(128, 128), batch_size=16, epochs=15, learning_rate=1e-2
+    ),
+)
+DATA = {one.data: one for one in (SIMULATED, ACDC, HIPPOCAMPUS, LGG, BRATS)}
 
 
 def smoke(quick: Settings) -> Settings:
@@ -191,7 +269,7 @@ def smoke(quick: Settings) -> Settings:
     return replace(
         quick,
         tier="smoke",
-        num_cases=10,
+        num_cases=20 if quick.data == "acdc" else 10,  # two of each patient
         num_labelled=2,
         num_validation=2,
         num_test=3,
@@ -228,8 +306,9 @@ def from_command_line(arguments: list[str] | None = None) -> Settings:
     if arguments is None:
         arguments = [] if "ipykernel" in sys.modules else sys.argv[1:]
     given = vars(parser.parse_args(arguments))
-    if given["data"] == "brats" and given["data_dir"] is None:
-        parser.error("--data brats needs --data-dir: the folder that holds the patients")
+    if given["data"] in ("brats", "lgg") and given["data_dir"] is None:
+        data = given["data"]
+        parser.error(f"--data {data} needs --data-dir: the folder that holds the patients")
     if given["data"] == "simulated" and given["data_dir"] is not None:
         parser.error("simulated scans are made, not read: say with --data what --data-dir holds")
     settings = TIERS[given.pop("tier")](DATA[given.pop("data")])

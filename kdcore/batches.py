@@ -93,6 +93,7 @@ class Batches(keras.utils.PyDataset):
             "normalization": describe_normalization(normalization),
             "augmentation": None if augmentation is None else repr(augmentation),
             "labelled_share": labelled_share,
+            "foreground_share": foreground_share,
             "num_batches": num_batches,
             "shuffle": shuffle,
             "seed": seed,

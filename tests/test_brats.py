@@ -7,7 +7,7 @@ import pytest
 from conftest import make_brain, make_case, write_brats, write_nifti
 
 import kdcore
-from kdcore.data.grid import reorient
+from kdcore.data.grid import reorient, resize
 
 SEQUENCES = ("T1", "T1c", "T2", "FLAIR")
 NEW = {"T1": "t1n", "T1c": "t1c", "T2": "t2w", "FLAIR": "t2f"}
@@ -241,6 +241,36 @@ def test_a_ramp_stays_a_ramp(spacing):
     position = again.affine[:3, :3] @ index + again.affine[:3, 3:]
     inside = np.all((position > 5) & (position < 24), axis=0)
     np.testing.assert_allclose(again.image.ravel()[inside], (slope @ position)[inside], atol=1e-3)
+
+
+@pytest.mark.parametrize("affine", [RAS, OBLIQUE])
+def test_resizing_moves_nothing_and_leaves_slices_alone(affine):
+    case = ball(affine)
+    height, width = case.mask.shape[1:]
+    again = resize(case, (height // 2, 2 * width))
+    assert again.image.shape == (len(case.mask), height // 2, 2 * width, 1)
+    factor = np.array([1, height / (height // 2), 0.5])
+    np.testing.assert_allclose(again.spacing_mm, np.array(case.spacing_mm) * factor)
+    for before, after in ((case.image[..., 0], again.image[..., 0]), (case.mask, again.mask)):
+        moved = position_mm(case, before) - position_mm(again, after)
+        assert np.abs(moved).max() < 0.15 * max(again.spacing_mm)
+    for label in (1, 2):
+        slices = [(c.mask == label).sum(axis=(1, 2)) for c in (case, again)]
+        np.testing.assert_array_equal(slices[0] > 0, slices[1] > 0)
+
+
+def test_resizing_needs_no_voxel_size_and_keeps_the_same_size():
+    case = replace(ball(RAS), spacing_mm=(float("nan"),) * 3, affine=None)
+    again = resize(case, case.mask.shape[1:])
+    np.testing.assert_array_equal(again.image, case.image)
+    np.testing.assert_array_equal(again.mask, case.mask)
+    assert not again.has_spacing
+
+
+@pytest.mark.parametrize("shape", [(8,), (8, 8, 8), (0, 8), (8.5, 8)])
+def test_impossible_sizes_are_refused(shape):
+    with pytest.raises(ValueError, match="shape must be .height, width."):
+        resize(ball(RAS), shape)
 
 
 def test_the_same_spacing_changes_nothing():

@@ -3,6 +3,7 @@
 import ast
 import json
 import runpy
+from itertools import product
 from pathlib import Path
 
 import keras
@@ -10,8 +11,11 @@ import matplotlib.pyplot as plt
 import numpy as np
 import pandas as pd
 import pytest
-from conftest import make_brain, write_brats
+from conftest import make_brain, make_case, write_brats, write_h5
 
+import kdcore
+from kdcore.data import acdc_patient, acdc_split
+from kdcore.data.splits import PARTS
 from kdcore.evaluation import read_results
 from kdcore.study import experiment
 from kdcore.study import settings as studies
@@ -118,6 +122,7 @@ def test_an_example_opened_alone_says_what_must_run_first(msd_folder, tmp_path, 
     ("options", "told"),
     [
         (["--data", "brats"], "needs --data-dir"),
+        (["--data", "lgg"], "needs --data-dir"),
         (["--data-dir", "x"], "simulated scans are made, not read"),
         (["--tier", "huge"], "invalid choice"),
     ],
@@ -203,6 +208,38 @@ def test_finished_trainings_are_not_repeated(msd_folder, runs, monkeypatch):
     monkeypatch.setattr(keras.Model, "fit", refuse)
     for path in MAIN_JOB[1:]:
         run(path, arguments(msd_folder, runs), monkeypatch)
+
+
+def test_acdc_is_split_as_the_field_does_and_whole_patients_in_smoke(monkeypatch):
+    monkeypatch.syspath_prepend(str(FOLDER))
+    import settings
+
+    ids = [f"patient{p:03d}_frame{f:02d}" for p in range(1, 101) for f in (1, 12)]
+    mask = np.zeros((1, 2, 2), np.uint8)
+    cases = [kdcore.Case(name, np.zeros((1, 2, 2, 1)), mask, (1,) * 3) for name in ids]
+    assert settings.ACDC.split(cases) == acdc_split(cases, 7)
+    assert settings.ACDC.split(cases, all_labelled=True) == acdc_split(cases, 70)
+    split = settings.smoke(settings.ACDC).split(cases[:20])
+    sizes = {part: len(getattr(split, part)) for part in PARTS}
+    assert sizes == {"labelled": 4, "unlabelled": 6, "validation": 4, "test": 6}
+    for part in PARTS:
+        patients = [acdc_patient(name) for name in getattr(split, part)]
+        assert {patients.count(patient) for patient in patients} == {2}
+
+
+@pytest.mark.job
+def test_the_main_job_on_acdc(monkeypatch, tmp_path, capsys):
+    """Volumes that do not say how large their voxels are, two of each patient."""
+    for patient, frame in product(range(1, 11), (1, 12)):
+        case = make_case(2 * patient + frame % 2, (3, 40, 30))
+        name = f"patient{patient:03d}_frame{frame:02d}.h5"
+        write_h5(tmp_path / "ACDC_training_volumes" / name, case.image[..., 0], case.mask)
+    options = ["--data", "acdc", "--data-dir", tmp_path, "--tier", "smoke", "--runs", tmp_path]
+    for path in MAIN_JOB:
+        run(path, options, monkeypatch)
+    assert "CC BY-NC-SA 4.0" in capsys.readouterr().out
+    table, about = read_results(tmp_path / "acdc-smoke" / "results.csv")
+    assert table["case"].nunique() == 6 and about["licence"] == "CC BY-NC-SA 4.0"
 
 
 @pytest.mark.job

@@ -128,6 +128,7 @@ def test_another_network_or_optimizer_is_refused(tmp_path, other, told):
         ({"seed": 1}, "batches.seed was 0, is 1"),
         ({"augmentation": None}, "batches.augmentation was"),
         ({"num_batches": 4}, "batches.num_batches was 3, is 4"),
+        ({"foreground_share": 0.5}, "batches.foreground_share was None, is 0.5"),
     ],
 )
 def test_other_batches_are_refused(tmp_path, other, told):

@@ -4,7 +4,7 @@ from kdcore.data.acdc import acdc_info, acdc_patient, acdc_split, read_acdc
 from kdcore.data.brats import read_brats
 from kdcore.data.cases import Case
 from kdcore.data.download import acdc_folder, hippocampus_folder
-from kdcore.data.grid import orientation, reorient, resample
+from kdcore.data.grid import orientation, reorient, resample, resize
 from kdcore.data.lgg import lgg_site, read_lgg
 from kdcore.data.msd import label_names, read_msd
 from kdcore.data.nifti import read_case, save_mask
@@ -33,6 +33,7 @@ __all__ = [
     "read_msd",
     "reorient",
     "resample",
+    "resize",
     "save_mask",
     "simulate_cases",
     "split_cases",

@@ -1,4 +1,4 @@
-"""A `Case` on another grid: axial slices first, voxels of another size.
+"""A `Case` on another grid: axial slices first, voxels or slices of another size.
 
 Left out on purpose: registration, and growing or cutting the field of view.
 """
@@ -58,7 +58,42 @@ def resample(case: Case, spacing_mm: float) -> Case:
             f"more than {MOST_VOXELS}. Its own are of {case.spacing_mm} mm: are these lengths "
             "right?"
         )
-    new = size.astype(int)
+    return _on_grid(case, size.astype(int), factor, (spacing_mm,) * 3)
+
+
+def resize(case: Case, shape: tuple[int, int]) -> Case:
+    """The same scan with every slice brought to one size, whatever its voxels are.
+
+    What networks are given where scans do not say how large their voxels are. Interpolated as by
+    `resample`, within each slice; slices of another aspect ratio are stretched.
+
+    Args:
+        case: `image` (D, H, W, S), `mask` (D, H, W) or None.
+        shape: `(height, width)` of the new slices.
+
+    Raises:
+        ValueError: If `shape` is no height and width of 1 or more.
+
+    Example:
+        >>> import kdcore.data
+        >>> import numpy as np
+        >>> case = kdcore.data.Case("a", np.ones((9, 256, 216, 1)), None, (10.0, 1.5, 1.5))
+        >>> kdcore.data.resize(case, (128, 128)).image.shape
+        (9, 128, 128, 1)
+    """
+    if len(shape) != 2 or not all(isinstance(n, int | np.integer) and n >= 1 for n in shape):
+        raise ValueError(f"shape must be (height, width), each 1 or more. Received: {shape}.")
+    old = np.array(case.image.shape[:3])
+    new = np.array([old[0], *shape])
+    factor = old / new
+    return _on_grid(case, new, factor, tuple(np.array(case.spacing_mm) * factor))
+
+
+def _on_grid(
+    case: Case, new: np.ndarray, factor: np.ndarray, spacing_mm: tuple[float, ...]
+) -> Case:
+    """With so many voxels, each `factor` old ones large, around the same centre."""
+    old = np.array(case.image.shape[:3])
     offset = (old - 1) / 2 - factor * (new - 1) / 2  # index of the first new voxel
     image = np.empty((*new, len(case.sequences)), np.float32)
     for channel in range(len(case.sequences)):
@@ -70,7 +105,7 @@ def resample(case: Case, spacing_mm: float) -> Case:
         step = np.diag([*factor, 1.0])
         step[:3, 3] = offset
         affine = case.affine @ step
-    return replace(case, image=image, mask=mask, spacing_mm=(spacing_mm,) * 3, affine=affine)
+    return replace(case, image=image, mask=mask, spacing_mm=spacing_mm, affine=affine)
 
 
 def orientation(case: Case) -> str:
