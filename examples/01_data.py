@@ -9,10 +9,14 @@
 # | `--data` | scans | teacher → student |
 # |---|---|---|
 # | `simulated` | 240 brains with tumours | four sequences → T1 alone |
-# | `acdc` | hearts of 100 patients ([Bernard et al. 2018](https://doi.org/10.1109/TMI.2018.2837502)) | a large → a small network |
-# | `hippocampus` | 200 hippocampi ([Simpson et al. 2019](https://arxiv.org/abs/1902.09063)) | a large 3-D → a small 2-D network |
-# | `lgg` | gliomas of 100 patients ([Buda et al. 2019](https://doi.org/10.1016/j.compbiomed.2019.05.002)), with `--data-dir` | three sequences → T1 alone |
-# | `brats` | a folder of yours, with `--data-dir` | four sequences → T1 alone |
+# | `acdc` | hearts of 100 patients [1] | a large → a small network |
+# | `hippocampus` | 200 hippocampi [2] | a large 3-D → a small 2-D network |
+# | `lgg` | gliomas of 100 patients [3], in `--data-dir` | three sequences → T1 alone |
+# | `brats` | a folder of yours, in `--data-dir` | four sequences → T1 alone |
+#
+# [1] [Bernard et al. 2018](https://doi.org/10.1109/TMI.2018.2837502),
+# [2] [Simpson et al. 2019](https://arxiv.org/abs/1902.09063),
+# [3] [Buda et al. 2019](https://doi.org/10.1016/j.compbiomed.2019.05.002).
 #
 # **You will learn** what a case is, why a split goes by case and not by slice, and how
 # intensities are normalized without leaking.
@@ -59,9 +63,9 @@ for label, name in settings.labels.items():
 # ```
 #
 # or, where a set has a split on which its results are published, that one. All scans of a
-# patient belong on one side. In the hippocampus data a case is *one hemisphere*, and which two belong to a person is
-# not public. A split by person is therefore impossible there, and a person may be on both
-# sides.
+# patient belong on one side. In the hippocampus data a case is *one hemisphere*, and which two
+# belong to a person is not public. A split by person is therefore impossible there, and a
+# person may be on both sides.
 
 # %%
 split = settings.split(cases)

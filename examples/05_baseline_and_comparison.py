@@ -24,6 +24,7 @@ from kdcore.evaluation import (
     absent_labels,
     beside_published,
     describe,
+    fidelity,
     figures,
     table_of,
     tables,
@@ -70,9 +71,12 @@ networks["baseline"] = kdcore.fit(
 # %% [markdown]
 # ## Is the teacher teaching?
 #
-# Distillation fails silently, so it is checked, on validation scans.
+# Distillation fails silently, so it is checked: on some of the scans the student learned from
+# (does it follow its teacher at all?) and on validation scans.
 
 # %%
+learned = [case.select(size.sequences) for case in split.take(cases, "unlabelled")[:20]]
+soft_targets = kdcore.SoftTargets.open(settings.folder / "soft-targets")
 validation = split.take(cases, "validation")
 report = kdcore.check_teaching(
     networks["teacher"],
@@ -80,6 +84,7 @@ report = kdcore.check_teaching(
     [case.select(size.sequences) for case in validation],
     teacher_cases=[case.select(settings.teacher.sequences) for case in validation],
     baseline=networks["baseline"],
+    training=fidelity(networks["student"], learned, soft_targets, temperature=2.0),
     temperature=2.0,
     split=split,
 )

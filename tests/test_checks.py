@@ -3,6 +3,7 @@ import numpy as np
 import pytest
 
 import kdcore
+from kdcore.evaluation import fidelity
 
 
 def segmenter(sharpness=20.0, error=0.0):
@@ -44,6 +45,40 @@ def test_a_teacher_that_teaches(seen):
     assert report.agreement == 1.0 and report.agreement_before == 0.0
     assert report.zero_gradient_share < 0.01
     assert 0 < report.soft_target_entropy < report.highest_entropy
+
+
+def test_fidelity_by_hand():
+    """Two voxels: the teacher says background .8 and foreground .6, the student .5 of each."""
+    p = np.array([[[[0.8, 0.2], [0.4, 0.6]]]])
+    inputs = keras.Input((None, None, 1))
+    even = keras.Model(inputs, keras.layers.Concatenate()([inputs * 0, inputs * 0]))
+    case = kdcore.Case("a", np.ones((1, 1, 2, 1)), None, (1, 1, 1))
+    close = fidelity(even, [case], {"a": np.log(p)}, temperature=1.0, normalization=None)
+    kl = [x * np.log(x / 0.5) + (1 - x) * np.log((1 - x) / 0.5) for x in (0.8, 0.6)]
+    assert close.background_kl == pytest.approx(kl[0], rel=1e-5)
+    assert close.foreground_kl == pytest.approx(kl[1], rel=1e-5)
+    assert close.dice_loss == pytest.approx(1 - 2 * 0.5 * 0.8 / (0.4 + 0.5), rel=1e-5)
+    assert close.agreement == 0.0  # of two equal classes the student says background
+
+
+def test_a_student_that_does_not_follow_where_it_learned(seen):
+    masks = {case.case_id: case.mask for case in seen}
+    targets = {name: np.log(np.eye(3)[mask] * 0.97 + 0.01) for name, mask in masks.items()}
+    for student, follows in ((segmenter(2.0), True), (blank(), False)):
+        close = fidelity(student, seen, targets, normalization=None)
+        report = check(segmenter(2.0), segmenter(1.5), seen, training=close)
+        assert report.ok == follows and "training scans  agreement" in str(report)
+    assert "does not follow yet" in str(report)
+
+
+def test_fidelity_needs_cases_of_the_same_classes(seen):
+    with pytest.raises(ValueError, match="at least one case"):
+        fidelity(segmenter(), [], {})
+    targets = {case.case_id: np.zeros((*case.mask.shape, 2)) for case in seen}
+    with pytest.raises(ValueError, match=f"{seen[0].case_id}: soft targets of shape"):
+        fidelity(segmenter(), seen, targets)
+    with pytest.raises(KeyError):
+        fidelity(segmenter(), seen, {})
 
 
 @pytest.mark.parametrize(

@@ -90,7 +90,7 @@ def test_is_in_py_percent_format(path):
 def test_the_recipe_is_in_sight(number):
     """Network, loss, optimizer and its rate, fit; temperature and alpha as numbers."""
     text = next(path for path in EXAMPLES if path.name.startswith(number)).read_text("utf-8")
-    for step in ("split_cases(", "unet(", "compile(", "optimizers.Adam(", "warmup_cosine(", "fit("):
+    for step in ("split(cases", "unet(", "compile(", "optimizers.Adam(", "warmup_cosine(", "fit("):
         assert step in text, step
     assert ("Distiller(student, temperature=2.0, alpha=0.9)" in text) == (number == "04")
 

@@ -26,17 +26,22 @@ from kdcore.evaluation.scores import (
     write_table,
 )
 from kdcore.evaluation.statistics import compare, equivalence, gap_closed, holm
+from kdcore.evaluation.teaching import Fidelity, TeachingReport, check_teaching, fidelity
 
 __all__ = [
+    "Fidelity",
+    "TeachingReport",
     "absent_labels",
     "agreement",
     "beside_published",
     "calibration",
+    "check_teaching",
     "compare",
     "describe",
     "dice",
     "equivalence",
     "evaluate",
+    "fidelity",
     "figures",
     "from_contract",
     "gap_closed",

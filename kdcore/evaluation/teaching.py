@@ -1,6 +1,6 @@
 """Is the teacher teaching? Distillation fails silently, so it is measured."""
 
-from collections.abc import Iterable
+from collections.abc import Iterable, Mapping
 from dataclasses import asdict, dataclass
 from typing import Any
 
@@ -13,10 +13,41 @@ from kdcore.evaluation.metrics import dice
 from kdcore.inference import predict_probabilities
 from kdcore.losses import check_temperature
 from kdcore.normalization import Normalization
-from kdcore.soft_targets import teacher_probabilities
+from kdcore.soft_targets import SoftTargets, teacher_probabilities
 
 _DOUBT = 0.01  # nats: a voxel where the teacher is not quite sure
 _COLLAPSED = 0.05  # mean foreground Dice
+_FOLLOWS = 0.7  # agreement on training scans
+
+
+@dataclass(frozen=True)
+class Fidelity:
+    """How closely a student follows its teacher; see `fidelity`.
+
+    Attributes:
+        agreement: Mean foreground Dice between student and teacher.
+        background_kl: T² · mean KL divergence over the voxels that the teacher calls background,
+            in nats.
+        foreground_kl: Likewise over those that it calls something else.
+        dice_loss: Mean of 1 − soft Dice between the foreground probabilities, over the scans'
+            classes: the second part of `regional_kd_loss`, taken over whole scans.
+
+    Example:
+        >>> from kdcore.evaluation import Fidelity
+        >>> print(Fidelity(0.9, 0.01, 0.2, 0.1))
+        agreement 0.900; soft loss: KL 0.010 in the background, 0.200 in the foreground, Dice 0.100
+    """
+
+    agreement: float
+    background_kl: float
+    foreground_kl: float
+    dice_loss: float
+
+    def __str__(self) -> str:
+        return (
+            f"agreement {self.agreement:.3f}; soft loss: KL {self.background_kl:.3f} in the "
+            f"background, {self.foreground_kl:.3f} in the foreground, Dice {self.dice_loss:.3f}"
+        )
 
 
 @dataclass(frozen=True)
@@ -35,6 +66,7 @@ class TeachingReport:
             teacher or student, in nats.
         highest_entropy: log of the number of classes.
         problems: One sentence each; empty if the teacher teaches.
+        training: How closely the student follows its teacher where it learned, or None.
 
     Example:
         >>> import kdcore
@@ -55,6 +87,7 @@ class TeachingReport:
     soft_target_entropy: float
     highest_entropy: float
     problems: tuple[str, ...]
+    training: Fidelity | None = None
 
     @property
     def ok(self) -> bool:
@@ -79,7 +112,78 @@ class TeachingReport:
             f"  soft targets    entropy {self.soft_target_entropy:.3f} nats in the "
             f"foreground, {self.highest_entropy:.3f} at most",
         ]
+        if self.training is not None:
+            lines.append(f"  training scans  {self.training}")
         return "\n".join(lines + [f"  ! {problem}" for problem in self.problems])
+
+
+def fidelity(
+    student: keras.Model,
+    cases: Iterable[Case],
+    soft_targets: Mapping[str, np.ndarray] | SoftTargets,
+    *,
+    temperature: float = 2.0,
+    normalization: Normalization = "percentile",
+) -> Fidelity:
+    """How closely a student follows its teacher, on the very scans it learned from.
+
+    A student that does not follow its teacher there has not learned what it was taught: more steps,
+    a better start or a larger network are due. One that follows there and not on other scans
+    needs more scans. Masks are not looked at.
+
+    Args:
+        student: The trained student or its `Distiller`.
+        cases: Training cases, as the student sees them.
+        soft_targets: Log-probabilities `(D, H, W, C)` by case id, as `SoftTargets` holds them.
+        temperature: T of the training.
+        normalization: Of the images.
+
+    Raises:
+        KeyError: If a case has no soft target.
+        ValueError: If there are no cases, or the classes differ.
+
+    Example:
+        >>> import kdcore
+        >>> from kdcore.evaluation import fidelity
+        >>> cases = kdcore.simulate_cases(1, seed=0, simulation=kdcore.Simulation(spacing_mm=6.0))
+        >>> teacher = kdcore.unet((32, 28, 4), num_classes=3, filters=4, depth=1)
+        >>> soft_targets = kdcore.SoftTargets.write(teacher, cases, "runs/soft-targets")
+        >>> close = fidelity(teacher, cases, soft_targets)
+        >>> close.agreement > 0.9, round(close.foreground_kl, 2)  # itself, but for float16
+        (True, 0.0)
+
+    Reference: Stanton et al. 2021, section 3, https://arxiv.org/abs/2106.05945
+    """
+    temperature = check_temperature(temperature)
+    sums: dict[str, list[float]] = {name: [] for name in ("agreement", "dice")}
+    divergence, voxels = np.zeros(2), np.zeros(2)
+    for case in cases:
+        log_p = np.asarray(soft_targets[case.case_id], np.float32)
+        p, q = np.exp(log_p), predict_probabilities(student, case, normalization)
+        if p.shape != q.shape:
+            raise ValueError(
+                f"{case.case_id}: soft targets of shape {p.shape}, but the student gives {q.shape}."
+            )
+        p /= p.sum(axis=-1, keepdims=True)
+        soft_p, soft_q = (np.maximum(soften(x, temperature), 1e-30) for x in (p, q))
+        kl = temperature**2 * (soft_p * np.log(soft_p / soft_q)).sum(axis=-1)
+        found = p.argmax(axis=-1) > 0
+        for part, where in enumerate((~found, found)):
+            divergence[part] += kl[where].sum()
+            voxels[part] += where.sum()
+        sums["agreement"].append(_score(p.argmax(axis=-1), q))
+        products = [(p[..., k] * q[..., k]).sum() for k in range(1, p.shape[-1])]
+        squares = [(p[..., k] ** 2 + q[..., k] ** 2).sum() for k in range(1, p.shape[-1])]
+        sums["dice"].append(
+            float(np.mean([1 - 2 * a / b for a, b in zip(products, squares, strict=True)]))
+        )
+    if not voxels.any():
+        raise ValueError("fidelity needs at least one case.")
+    background, foreground = (
+        float(total / count) if count else float("nan")
+        for total, count in zip(divergence, voxels, strict=True)
+    )
+    return Fidelity(_nanmean(sums["agreement"]), background, foreground, _nanmean(sums["dice"]))
 
 
 def check_teaching(
@@ -90,6 +194,7 @@ def check_teaching(
     teacher_cases: Iterable[Case] | None = None,
     baseline: keras.Model | None = None,
     student_before: keras.Model | None = None,
+    training: Fidelity | None = None,
     temperature: float = 2.0,
     normalization: Normalization = "percentile",
     split: Split | None = None,
@@ -104,6 +209,8 @@ def check_teaching(
             other sequences.
         baseline: The same student trained without a teacher.
         student_before: The student as it was before training.
+        training: `fidelity` on scans the student learned from; it tells a student that has not
+            learned what it was taught from one that lacks scans.
         temperature: T of the training.
         normalization: Of the images.
         split: If given, only validation cases may be used.
@@ -153,11 +260,14 @@ def check_teaching(
         zero_gradient_share=numbers["zero"],
         soft_target_entropy=numbers["entropy"],
         highest_entropy=float(np.log(classes)),
-        problems=tuple(_problems(numbers, classes)),
+        problems=tuple(_problems(numbers, classes, training)),
+        training=training,
     )
 
 
-def _problems(numbers: dict[str, float], classes: int) -> list[str]:
+def _problems(
+    numbers: dict[str, float], classes: int, training: Fidelity | None = None
+) -> list[str]:
     found = []
     if not numbers["teacher"] >= _COLLAPSED:
         found.append("The teacher segments nothing. Train it first, and check its labels.")
@@ -181,6 +291,12 @@ def _problems(numbers: dict[str, float], classes: int) -> list[str]:
         found.append("The soft targets are one-hot, so they say no more than labels do.")
     if numbers["entropy"] > 0.95 * np.log(classes):
         found.append("The soft targets are almost uniform. Lower the temperature.")
+    if training is not None and not training.agreement >= _FOLLOWS:
+        found.append(
+            f"Where it learned, the student agrees with its teacher by {training.agreement:.2f} "
+            "only: it does not follow yet. Train longer, start from the baseline's weights, or "
+            "take a larger network. What its input does not show, no training brings."
+        )
     return found
 
 
