@@ -49,6 +49,7 @@ batches = kdcore.Batches(
     labelled,
     shape=size.shape,
     batch_size=size.batch_size,
+    foreground_share=size.foreground_share,
     augmentation=kdcore.Augmentation(),
     num_batches=size.steps_per_epoch,
     seed=settings.seed,

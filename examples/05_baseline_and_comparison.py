@@ -45,7 +45,7 @@ networks = {
 # %% [markdown]
 # ## The baseline
 #
-# The student's network, the student's start, the student's number of steps, and no teacher: it
+# The student's network, start, sampling and number of steps, and no teacher: it
 # is trained on the labelled scans as in example 2. The steps are what counts, not the epochs: a
 # batch of the student is three quarters unlabelled, a batch of the baseline is all labelled.
 
@@ -54,6 +54,7 @@ batches = kdcore.Batches(
     [case.select(size.sequences) for case in split.take(cases, "labelled")],
     shape=size.shape,
     batch_size=size.batch_size,
+    foreground_share=size.foreground_share,
     augmentation=kdcore.Augmentation(),
     num_batches=size.steps_per_epoch,
     seed=settings.seed,
@@ -133,7 +134,7 @@ plt.show()
 # published ones. The published seeds say by how much a further seed is expected to.
 
 # %%
-names = {"simulated-quick": "cross-modal-simulated-quick-8-labels"}
+names = {"simulated-quick": "tutorial-simulated-quick-8-labels"}
 names["hippocampus-quick"] = "evidence-hippocampus-quick-8-labels"
 published = Path("docs/results") / f"{names.get(settings.name)}.csv.gz"
 if published.exists():

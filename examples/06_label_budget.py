@@ -50,6 +50,7 @@ for name in ("teacher", "baseline", "student"):
         shape=size.shape,
         batch_size=size.batch_size,
         soft_targets=soft_targets,
+        foreground_share=size.foreground_share,
         augmentation=kdcore.Augmentation(),
         num_batches=size.steps_per_epoch,
         seed=settings.seed,

@@ -26,6 +26,7 @@ class Network:
         batch_size: Slices or patches a step.
         epochs: Epochs of `steps_per_epoch` steps.
         learning_rate: The highest rate.
+        foreground_share: Share of the samples that must show foreground; None looks for none.
     """
 
     sequences: tuple[str, ...]
@@ -34,6 +35,7 @@ class Network:
     batch_size: int
     epochs: int
     learning_rate: float
+    foreground_share: float | None = None
     steps_per_epoch: int = 100
 
     @property
@@ -180,7 +182,13 @@ SIMULATED = Settings(
     num_test=60,
     teacher=Network(ALL, filters=8, shape=(64, 56), batch_size=16, epochs=10, learning_rate=1e-2),
     student=Network(
-        ("T1",), filters=8, shape=(64, 56), batch_size=16, epochs=15, learning_rate=1e-2
+        ("T1",),
+        filters=8,
+        shape=(64, 56),
+        batch_size=16,
+        epochs=15,
+        learning_rate=1e-2,
+        foreground_share=0.66,
     ),
 )
 # The teacher is a 3-D network of 18 times the student's parameters.
@@ -245,9 +253,16 @@ LGG = Settings(
         batch_size=8,
         epochs=10,
         learning_rate=5e-3,
+        foreground_share=0.66,
     ),
     student=Network(
-        ("T1",), filters=8, shape=(128, 128), batch_size=16, epochs=15, learning_rate=1e-2
+        ("T1",),
+        filters=8,
+        shape=(128, 128),
+        batch_size=16,
+        epochs=15,
+        learning_rate=1e-2,
+        foreground_share=0.66,
     ),
 )
 DATA = {one.data: one for one in (SIMULATED, ACDC, HIPPOCAMPUS, LGG, BRATS)}

@@ -30,6 +30,7 @@ from kdcore.evaluation.metrics import (
 from kdcore.evaluation.statistics import compare, gap_closed
 from kdcore.evaluation.teaching import TeachingReport, check_teaching
 from kdcore.export import export, load_exported
+from kdcore.heads import to_logits
 from kdcore.inference import predict_mask, predict_probabilities
 from kdcore.losses import (
     DiceCrossEntropy,
@@ -89,6 +90,7 @@ __all__ = [
     "soft_dice_loss",
     "split_cases",
     "surface_distances",
+    "to_logits",
     "unet",
     "warmup_cosine",
 ]

@@ -13,6 +13,7 @@ from keras import ops
 
 from kdcore._files import replacing
 from kdcore._kernels import fuse_normalization, is_fused
+from kdcore.heads import check_head
 from kdcore.hints import Hints
 from kdcore.losses import (
     IGNORE,
@@ -319,7 +320,7 @@ def _check_networks(student: keras.Model, teachers: list[keras.Model]) -> None:
                 f"{role} must be a keras.Model. Received: {type(model)}. For any other "
                 "source of probabilities write them with kdcore.SoftTargets."
             )
-        _refuse_unfit_head(role, model)
+        check_head(model, role)
     if not student.trainable or (student.built and not student.trainable_variables):
         raise ValueError("The student has nothing to train. Set student.trainable = True.")
     for model in teachers:
@@ -331,22 +332,6 @@ def _check_networks(student: keras.Model, teachers: list[keras.Model]) -> None:
                 f"The teacher has {classes[0]} output channels and the student "
                 f"{classes[1]}. Both must have one logit a class, in the same order."
             )
-
-
-def _refuse_unfit_head(role: str, model: keras.Model) -> None:
-    outputs = getattr(model, "outputs", None)
-    if outputs is not None and len(outputs) != 1:
-        raise ValueError(
-            f"The {role} has {len(outputs)} outputs; distillation needs one, the logits. "
-            "For deep supervision pass a model of the main output alone."
-        )
-    head = model.layers[-1] if model.layers else model
-    name = getattr(getattr(head, "activation", None), "__name__", type(head).__name__)
-    if name.lower() in ("softmax", "sigmoid"):
-        raise ValueError(
-            f"The {role} ends in {name}, so it puts out probabilities; distillation needs "
-            "logits. Build its last layer with activation=None."
-        )
 
 
 def input_of(role: str, x: Tensor) -> Tensor:

@@ -19,6 +19,7 @@ import numpy as np
 
 from kdcore._files import file_digest, read_json, replacing, write_json
 from kdcore._provenance import weights_digest
+from kdcore.heads import check_head
 from kdcore.normalization import Normalization, describe_normalization
 
 PRECISIONS = ("float32", "float16", "int8")
@@ -68,6 +69,7 @@ def export(
     Reference: int8 is Jacob et al. 2018, section 2, https://arxiv.org/abs/1712.05877
     """
     path, network = Path(path), getattr(model, "student", model)
+    check_head(network)
     shape = _input_shape(network, batch_size, space)
     _check(path, precision, calibration, shape)
     with replacing(path) as temporary:

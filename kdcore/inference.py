@@ -7,6 +7,7 @@ import keras
 import numpy as np
 
 from kdcore.data.cases import Case
+from kdcore.heads import check_head, check_values
 from kdcore.normalization import Normalization, apply_normalization
 from kdcore.unet import size_multiple
 
@@ -32,7 +33,8 @@ def predict_probabilities(
         `(D, H, W, C)` float32 that sum to 1; a Bernoulli network gives C = 2.
 
     Raises:
-        ValueError: If the network takes another number of sequences, or puts out NaN.
+        ValueError: If the network takes another number of sequences, or puts out NaN or
+            probabilities.
 
     Example:
         >>> import kdcore
@@ -48,7 +50,9 @@ def predict_probabilities(
             "Expected a network and a kdcore.Case (kdcore.read_case reads one from a file). "
             f"Received: {type(network).__name__} and {type(case).__name__}."
         )
+    check_head(network)
     logits = _logits(network, apply_normalization(case.image, normalization), case)
+    check_values(logits, f"{case.case_id}: the network {network.name}")
     if logits.shape[-1] == 1:
         logits = np.concatenate([np.zeros_like(logits), logits], axis=-1)
     highest = logits.max(axis=-1, keepdims=True)

@@ -16,6 +16,7 @@ import numpy as np
 from keras import ops
 
 from kdcore._kernels import one_kernel
+from kdcore.heads import is_marked, looks_like_probabilities
 
 Tensor = Any
 """A tensor of the active Keras backend, or a NumPy array."""
@@ -347,6 +348,11 @@ class DiceCrossEntropy(keras.losses.Loss):
     def __call__(
         self, y_true: Tensor, y_pred: Tensor, sample_weight: Tensor | None = None
     ) -> Tensor:
+        if is_marked(y_pred):
+            raise ValueError(
+                "DiceCrossEntropy got the output of a softmax or sigmoid; it expects logits. Build "
+                "the network's last layer with activation=None, or wrap it: kdcore.to_logits."
+            )
         return per_replica(
             dice_cross_entropy(
                 y_true,
@@ -388,7 +394,8 @@ def check_logits(teacher_logits: Tensor, student_logits: Tensor) -> tuple[Tensor
         )
     teacher_logits = as_shape_of(student_logits, teacher_logits, "teacher_logits", "student_logits")
     for name, logits in {"teacher": teacher_logits, "student": student_logits}.items():
-        if _looks_like_probabilities(logits):
+        values = concrete(logits)  # only where they are at hand, not while a graph is traced
+        if values is not None and looks_like_probabilities(values):
             raise ValueError(
                 f"Expected raw logits, but the {name}'s values lie in [0, 1] and sum to "
                 "1 over the last axis: these are probabilities, and a second softmax "
@@ -418,21 +425,6 @@ def as_shape_of(reference: Tensor, x: Tensor, x_name: str, reference_name: str) 
     if None in expected or None in received:  # checked when the sizes are known
         x = ops.reshape(x, ops.shape(reference))
     return ops.cast(x, reference.dtype)
-
-
-def _looks_like_probabilities(logits: Tensor) -> bool:
-    """Only for values that are at hand (not while a graph is being traced)."""
-    values = concrete(logits) if logits.shape[-1] > 1 else None
-    if values is None:
-        return False
-    voxels = values.reshape(-1, values.shape[-1])
-    return bool(
-        len(voxels) >= 4
-        and voxels.min() >= 0
-        and np.allclose(voxels.sum(-1), 1.0, atol=5e-3)  # half precision, too
-        and not np.array_equal(voxels, voxels.round())
-        and np.ptp(voxels) > 0
-    )
 
 
 def log_probabilities(logits: Tensor) -> Tensor:

@@ -36,6 +36,7 @@ from kdcore._provenance import (
 )
 from kdcore.data import Split
 from kdcore.distiller import Distiller
+from kdcore.heads import check_head
 from kdcore.unet import leave_out_own_losses
 
 MOST_STEPS_AT_ONCE = 25
@@ -100,6 +101,7 @@ def fit(
         raise ValueError(
             f"{model.name} is not compiled. Call model.compile(optimizer, loss=...) before fit."
         )
+    check_head(model)
     if split is not None:
         split.require(batches.case_ids, ("labelled", "unlabelled"), "Training")
         split.require(batches.labelled_ids, ("labelled",), "Training with masks")

@@ -138,13 +138,25 @@ def test_the_examples_train_what_was_published(monkeypatch):
     monkeypatch.syspath_prepend(str(FOLDER))
     import settings
 
-    for data, study in (("simulated", "cross-modal"), ("hippocampus", "main")):
+    for data, study in (("simulated", "tutorial"), ("hippocampus", "main")):
         for tier, change in settings.TIERS.items():
             own, theirs = change(settings.DATA[data]), studies.STUDIES[study][data][tier]
             for name, network in (("teacher", own.teacher), ("student", own.student)):
                 arm = theirs.arms[name]
-                same = (network.filters, network.shape, network.batch_size, network.learning_rate)
-                assert same == (arm.filters, arm.shape, arm.batch_size, arm.learning_rate)
+                same = (
+                    network.filters,
+                    network.shape,
+                    network.batch_size,
+                    network.learning_rate,
+                    network.foreground_share,
+                )
+                assert same == (
+                    arm.filters,
+                    arm.shape,
+                    arm.batch_size,
+                    arm.learning_rate,
+                    arm.foreground_share,
+                )
                 assert network.steps == arm.steps
             counts = (own.num_validation, own.num_test, own.num_cases, own.depth)
             assert counts == (

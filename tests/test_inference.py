@@ -79,6 +79,7 @@ def test_what_is_no_segmentation_network_is_refused():
     inputs = keras.Input((32, 24, 1))
     flat = keras.layers.Dense(3)(keras.layers.GlobalAveragePooling2D()(inputs))
     coarse = keras.layers.Conv2D(3, 1, strides=2)(inputs)
-    for outputs in (flat, coarse, [coarse, coarse]):
-        with pytest.raises(ValueError, match="Expected .*'classes'.*: logits of every voxel"):
+    voxels = "Expected .*'classes'.*: logits of every voxel"
+    for outputs, told in ((flat, voxels), (coarse, voxels), ([coarse, coarse], "has 2 outputs")):
+        with pytest.raises(ValueError, match=told):
             kdcore.predict_mask(keras.Model(inputs, outputs), make_case(0))

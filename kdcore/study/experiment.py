@@ -133,6 +133,7 @@ class Experiment:
             soft_targets=soft_targets,
             augmentation=self.config.augmentation,
             labelled_share=distillation.labelled_share if distillation else None,
+            foreground_share=training.foreground_share,
             num_batches=min(STEPS_AN_EPOCH, training.steps),
             seed=self._luck(arm),
         )

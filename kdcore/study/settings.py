@@ -163,6 +163,7 @@ class Training:
             voxels; it decides whether the U-Net is 2-D or 3-D.
         batch_size: Slices or patches a step.
         sequences: The sequences it sees; None means all.
+        foreground_share: As for `Batches`.
         distillation: None for an arm that learns from labels alone.
         label_smoothing: ε of the hard loss.
         member: Another number is another start and order: for the members of an ensemble.
@@ -175,6 +176,7 @@ class Training:
     shape: tuple[int, ...] = (64, 48)
     batch_size: int = 16
     sequences: tuple[str, ...] | None = None
+    foreground_share: float | None = None
     distillation: Distillation | None = None
     label_smoothing: float = 0.0
     member: int = 0
@@ -294,6 +296,16 @@ CROSS_MODAL = Config(
         "student-labelled": replace(_T1, distillation=Distillation(unlabelled=False)),
     },
 )
+_SOUGHT = replace(_T1, foreground_share=0.66)
+TUTORIAL = replace(
+    CROSS_MODAL,
+    num_labelled=8,
+    arms={
+        "teacher": CROSS_MODAL.arms["teacher"],
+        "student": replace(_SOUGHT, distillation=Distillation()),
+        "baseline": _SOUGHT,
+    },
+)
 BRATS = replace(
     CROSS_MODAL,
     task="brats",
@@ -353,6 +365,7 @@ _CROSS_VALIDATION = tiers(replace(HIPPOCAMPUS, num_test=40))
 _CROSS_VALIDATION["smoke"] = replace(_CROSS_VALIDATION["smoke"], num_test=2)
 STUDIES = {
     "main": {"simulated": tiers(SIMULATED), "hippocampus": tiers(HIPPOCAMPUS)},
+    "tutorial": {"simulated": tiers(TUTORIAL)},
     "cross-modal": {"simulated": tiers(CROSS_MODAL), "brats": tiers(BRATS)},
     "evidence": {
         "hippocampus": tiers(_evidence(HIPPOCAMPUS, _FLAT)),

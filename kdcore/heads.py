@@ -1,0 +1,139 @@
+"""What a network puts out: one map of raw logits. Probabilities are refused at every door.
+
+A second softmax over probabilities raises no error. It flattens what the teacher says, and a
+sigmoid network's every voxel becomes foreground.
+"""
+
+from collections.abc import Iterator
+from typing import Any
+
+import keras
+import numpy as np
+from keras import layers, ops
+
+_LEAST = 1e-7
+_ACTIVATIONS = ("softmax", "sigmoid")
+# What leaves probabilities probabilities.
+_PASSING = (
+    "Identity",
+    "Dropout",
+    "Reshape",
+    "Permute",
+    "Cropping2D",
+    "Cropping3D",
+    "UpSampling2D",
+    "UpSampling3D",
+    "Resizing",
+    "Cast",
+)
+
+
+def check_head(model: keras.Model, role: str = "network") -> None:
+    """Refuse a network that puts out several maps, or probabilities, where its graph shows it."""
+    network = getattr(model, "student", model)
+    outputs = getattr(network, "outputs", None)
+    if outputs is not None and len(outputs) != 1:
+        raise ValueError(
+            f"The {role} has {len(outputs)} outputs; kdcore needs one, the logits. "
+            "For deep supervision pass a model of the main output alone."
+        )
+    end = next((name for name in _endings(network) if name in _ACTIVATIONS), None)
+    if end is not None:
+        raise ValueError(f"The {role} ends in {end}, so it puts out probabilities; {_WAY_OUT}")
+
+
+def check_values(values: np.ndarray, name: str) -> None:
+    """Refuse `(..., C)` outputs of a network that are probabilities, whatever its graph shows."""
+    if looks_like_probabilities(values) or (values.shape[-1] == 1 and _like_sigmoid(values)):
+        raise ValueError(
+            f"{name} puts out values in [0, 1]"
+            + (" that sum to 1" if values.shape[-1] > 1 else " alone")
+            + f": these are probabilities; {_WAY_OUT}"
+        )
+
+
+_WAY_OUT = (
+    "kdcore needs logits. Build its last layer with activation=None, or wrap it: "
+    "kdcore.to_logits(network)."
+)
+
+
+def looks_like_probabilities(values: np.ndarray) -> bool:
+    """Whether several voxels' channels lie in [0, 1] and sum to 1."""
+    if values.shape[-1] == 1:
+        return False
+    voxels = values.reshape(-1, values.shape[-1])
+    return bool(
+        len(voxels) >= 4
+        and voxels.min() >= 0
+        and np.allclose(voxels.sum(-1), 1.0, atol=5e-3)  # half precision, too
+        and not np.array_equal(voxels, voxels.round())
+        and np.ptp(voxels) > 0
+    )
+
+
+def is_marked(output: Any) -> bool:
+    """Whether Keras marked a tensor as what softmax or sigmoid gave, in a graph too."""
+    return hasattr(output, "_keras_logits")
+
+
+def to_logits(model: keras.Model) -> keras.Model:
+    """A network of probabilities as one of logits: their logarithm, which softmax undoes.
+
+    Args:
+        model: `(B, ..., S)` -> `(B, ..., C)` probabilities that sum to 1, or one channel
+            between 0 and 1. Probabilities below 1e-7 count as that.
+
+    Returns:
+        A functional model of the same layers and weights, with log p, or log p/(1 − p) of one
+        channel. Trained through it, the network learns as with logits.
+
+    Example:
+        >>> import keras, kdcore
+        >>> inputs = keras.Input((None, None, 1))
+        >>> network = keras.Model(inputs, keras.layers.Conv2D(3, 1, activation="softmax")(inputs))
+        >>> teacher = kdcore.to_logits(network)  # for Distiller, SoftTargets.write, evaluate, ...
+        >>> teacher.output_shape
+        (None, None, None, 3)
+    """
+    if getattr(model, "outputs", None) is None or len(model.outputs) != 1:
+        raise ValueError(
+            f"{model.name} is not built, or has several outputs. Expected a model with one output: "
+            "call it once on an image, or pass keras.Model(inputs, the output)."
+        )
+    p = ops.clip(ops.cast(model.outputs[0], "float32"), _LEAST, 1 - _LEAST)
+    logits = ops.log(p) if p.shape[-1] != 1 else ops.log(p) - ops.log1p(-p)
+    return keras.Model(model.inputs, logits, name=f"{model.name}_logits")
+
+
+def _like_sigmoid(values: np.ndarray) -> bool:
+    low, high = float(values.min()), float(values.max())
+    return values.size >= 4 and 0 <= low < high <= 1
+
+
+def _endings(model: keras.Model) -> Iterator[str]:
+    """Names of the operations and activations that a network ends in, the last first."""
+    tensor = model.outputs[0] if getattr(model, "outputs", None) else None
+    if tensor is None:
+        yield from _names(model.layers[-1]) if getattr(model, "layers", None) else ()
+        return
+    while (history := getattr(tensor, "_keras_history", None)) is not None:
+        operation = history.operation
+        if isinstance(operation, keras.Model):
+            yield from _endings(operation)
+            return
+        yield from _names(operation)
+        linear = _activation(operation) == "linear" and isinstance(operation, layers.Activation)
+        if not (linear or type(operation).__name__ in _PASSING):
+            return
+        inputs = operation.input if not isinstance(operation.input, list) else operation.input[0]
+        tensor = inputs
+
+
+def _names(operation: Any) -> Iterator[str]:
+    yield type(operation).__name__.lower()
+    yield _activation(operation)
+
+
+def _activation(operation: Any) -> str:
+    return str(getattr(getattr(operation, "activation", None), "__name__", ""))
