@@ -32,6 +32,11 @@ def check_head(model: keras.Model, role: str = "network") -> None:
     """Refuse a network that puts out several maps, or probabilities, where its graph shows it."""
     network = getattr(model, "student", model)
     outputs = getattr(network, "outputs", None)
+    if isinstance(getattr(network, "output", None), dict):
+        raise ValueError(
+            f"The {role} has outputs by name, a dict of {sorted(network.output)}; kdcore needs the "
+            "logits themselves. Pass keras.Model(network.inputs, network.output[name])."
+        )
     if outputs is not None and len(outputs) != 1:
         raise ValueError(
             f"The {role} has {len(outputs)} outputs; kdcore needs one, the logits. "

@@ -1,6 +1,7 @@
 """U-Net in 2-D and 3-D: the teacher and, with fewer filters, the student."""
 
 from collections.abc import Sequence
+from functools import partial
 from typing import Any
 from weakref import WeakKeyDictionary
 
@@ -161,9 +162,13 @@ def _check_arguments(
 
 
 def _layers(x: Tensor, rank: int, num_classes: int, filters: int, depth: int) -> Tensor:
-    pool = {2: layers.MaxPooling2D, 3: layers.MaxPooling3D}[rank]
-    upsample = {2: layers.Conv2DTranspose, 3: layers.Conv3DTranspose}[rank]
-    conv = {2: layers.Conv2D, 3: layers.Conv3D}[rank]
+    pool, upsample, conv = (
+        partial(layer, data_format="channels_last")  # whatever ~/.keras/keras.json says
+        for layer in {
+            2: (layers.MaxPooling2D, layers.Conv2DTranspose, layers.Conv2D),
+            3: (layers.MaxPooling3D, layers.Conv3DTranspose, layers.Conv3D),
+        }[rank]
+    )
     skips = []
     for level in range(depth):
         x = _block(x, conv, filters * 2**level, f"encoder{level}")

@@ -359,6 +359,49 @@ def with_entry(folder, **entry):
     (folder / "dataset.json").write_text(json.dumps(description))
 
 
+def test_paths_as_windows_writes_them(folder):
+    before = kdcore.read_msd(folder)
+    with_entry(folder, image=".\\imagesTr\\case_000.nii.gz", label=".\\labelsTr\\case_000.nii.gz")
+    for a, b in zip(before, kdcore.read_msd(folder), strict=True):
+        np.testing.assert_array_equal(a.image, b.image)
+    with_entry(folder, image="..\\..\\elsewhere.nii.gz")
+    with pytest.raises(ValueError, match="points out of its folder"):
+        kdcore.read_msd(folder)
+
+
+@pytest.mark.parametrize("axes", [(), (1,), (1, 1)])
+def test_axes_of_size_1_do_not_matter(tmp_path, axes, rng):
+    image, mask = rng.normal(size=(4, 5, 6)), rng.integers(0, 2, (4, 5, 6)).astype(np.uint8)
+    paths = [
+        write_nifti(tmp_path / f"{name}.nii.gz", voxels.reshape(4, 5, 6, *axes))
+        for name, voxels in (("image", image), ("mask", mask))
+    ]
+    case = kdcore.read_case(*paths)
+    np.testing.assert_allclose(case.image[..., 0], image, rtol=1e-6)
+    np.testing.assert_array_equal(case.mask, mask)
+
+
+def test_the_vectors_of_itk_are_sequences(tmp_path, rng):
+    image = rng.normal(size=(4, 5, 6, 1, 2))
+    path = write_nifti(tmp_path / "v.nii.gz", image)
+    case = kdcore.read_case(path, sequences=("T1", "T2"))
+    np.testing.assert_allclose(case.image, image[:, :, :, 0], rtol=1e-6)
+    with pytest.raises(ValueError, match=r"has shape .*Expected a 3-D scan"):
+        kdcore.read_case(path, sequences=("T1",))
+
+
+def test_labels_that_a_slope_made_0_9999(tmp_path, rng):
+    labels = rng.integers(0, 4, (4, 5, 6))
+    image = write_nifti(tmp_path / "image.nii.gz", rng.normal(size=labels.shape))
+    for error, readable in ((2e-4, True), (2e-3, False)):
+        mask = write_nifti(tmp_path / "mask.nii.gz", (labels * (1 - error)).astype(np.float32))
+        if readable:
+            np.testing.assert_array_equal(kdcore.read_case(image, mask).mask, labels)
+        else:
+            with pytest.raises(ValueError, match="not whole numbers"):
+                kdcore.read_case(image, mask)
+
+
 @pytest.mark.parametrize("name", ["\ud800.nii.gz", "./imagesTr/circle.nii.gz", "a" * 5000])
 def test_names_that_cannot_be(folder, name):
     (folder / "imagesTr" / "circle.nii.gz").symlink_to("circle.nii.gz")

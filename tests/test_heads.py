@@ -111,6 +111,24 @@ def test_what_only_resembles_probabilities_passes():
         assert kdcore.predict_mask(keras.Model(inputs, outputs), case).shape == (3, 16, 16)
 
 
+def test_a_dict_of_outputs_is_refused_in_words():
+    inputs = keras.Input(SHAPE)
+    model = keras.Model(inputs, {"main": layers.Conv2D(3, 1)(inputs)})
+    for call in (lambda: kdcore.Distiller(model), lambda: kdcore.predict_mask(model, make_case(0))):
+        with pytest.raises(ValueError, match=r"a dict of \['main'\].*network.output\[name\]"):
+            call()
+    kdcore.Distiller(keras.Model(model.inputs, model.output["main"]))
+
+
+def test_a_sequential_network():
+    parts = [keras.Input(SHAPE), layers.Conv2D(3, 1)]
+    plain = keras.Sequential(parts)
+    assert kdcore.predict_mask(plain, make_case(0, (3, 16, 16))).shape == (3, 16, 16)
+    kdcore.Distiller(plain, network("none"))
+    with pytest.raises(ValueError, match="ends in softmax"):
+        kdcore.Distiller(keras.Sequential([*parts, layers.Softmax()]))
+
+
 def test_a_softmax_in_the_middle_is_no_head():
     inputs = keras.Input(SHAPE)
     gate = layers.Conv2D(3, 1, activation="softmax")(inputs)

@@ -145,6 +145,22 @@ def test_padding_is_as_small_as_the_network_allows(monkeypatch):
     assert seen[0][1:3] == (28, 20)
 
 
+def test_channels_come_last_whatever_keras_is_set_to():
+    expected = kdcore.unet((8, 16, 1), 3, 2, 1).get_config()
+    keras.config.set_image_data_format("channels_first")
+    try:
+        model = kdcore.unet((8, 16, 1), 3, 2, 1)
+        assert kdcore.predict_mask(model, make_case(0, (2, 8, 16))).shape == (2, 8, 16)
+    finally:
+        keras.config.set_image_data_format("channels_last")
+    assert model.output_shape == (None, 8, 16, 3)
+    formats = [
+        [layer["config"].get("data_format") for layer in config["layers"]]
+        for config in (expected, model.get_config())
+    ]
+    assert formats[0] == formats[1]
+
+
 @pytest.mark.skipif(keras.backend.backend() != "tensorflow", reason="TensorFlow's kernel")
 @pytest.mark.parametrize("shape", [(8, 8, 1), (8, 8, 4, 1)])
 def test_fused_normalization_is_keras_normalization(shape, rng):

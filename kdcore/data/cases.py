@@ -149,14 +149,20 @@ def _check_image(
         )
 
 
+_ROUNDING = 1e-3  # of labels that a file holds as integers times a slope
+
+
 def integer_mask(mask: np.ndarray, name: str | Path) -> np.ndarray:
     """The mask as uint8, if its labels are whole numbers in 0 … 255."""
     if mask.dtype.kind == "f":
-        if not np.array_equal(mask, np.round(mask)):
+        whole = np.round(mask)
+        off = ~(np.abs(mask - whole) <= _ROUNDING)  # NaN, too
+        if off.any():
             raise ValueError(
-                f"{name}: labels such as {mask[mask != np.round(mask)].flat[0]} are not whole "
+                f"{name}: labels such as {mask[off].flat[0]} are not whole "
                 "numbers. A mask holds class numbers; was it resampled with interpolation?"
             )
+        mask = whole
     elif mask.dtype.kind not in "iub":
         raise ValueError(f"{name}: mask of dtype {mask.dtype}; expected whole numbers.")
     if mask.size and (mask.min() < 0 or mask.max() > 255):

@@ -155,6 +155,8 @@ def _check_listed(
 def _inside(folder: Path, relative: str) -> Path:
     path, listed = folder / relative, folder / "dataset.json"
     try:
+        if "\\" in relative and not path.exists():  # as Windows writes paths
+            path = folder / relative.replace("\\", "/")
         inside = path.resolve().is_relative_to(folder.resolve())
     except (OSError, RuntimeError, ValueError) as error:  # links in a circle, impossible names
         raise ValueError(f"{listed} names a file that cannot be: {relative!r} ({error})") from error

@@ -31,7 +31,8 @@ def read_case(
     """One case from NIfTI files.
 
     Args:
-        image_path: 3-D for one sequence, 4-D with the sequences last for several.
+        image_path: 3-D for one sequence, 4-D with the sequences last for several (5-D as ITK
+            writes vectors). Further axes of size 1 do not matter, nor do the mask's.
         mask_path: Label map on the same grid, or None.
         sequences: Names of the sequences in the image file.
         labels: Label values that the mask may hold; None allows 0 … 255.
@@ -115,6 +116,8 @@ def check_grid(
 
 
 def _with_sequences(voxels: np.ndarray, sequences: Sequence[str], path: Path) -> np.ndarray:
+    if voxels.ndim > 4:  # ITK's fourth axis is time
+        voxels = voxels.reshape(*voxels.shape[:3], *(n for n in voxels.shape[3:] if n > 1))
     if voxels.ndim == 3 and len(sequences) == 1:
         voxels = voxels[..., None]
     if voxels.ndim != 4 or voxels.shape[-1] != len(sequences):
@@ -135,6 +138,8 @@ def _read_mask(
     if not path.is_file():
         raise FileNotFoundError(f"{image_path} has no mask: {path} does not exist.")
     voxels, _, mask_affine = read_nifti(path)
+    if voxels.ndim > 3 and set(voxels.shape[3:]) == {1}:
+        voxels = voxels.reshape(voxels.shape[:3])
     check_grid(path, (voxels.shape, mask_affine), image_path, (shape, affine))
     mask = integer_mask(voxels, path)
     unknown = set(np.unique(mask).tolist()) - labels if labels else set()
