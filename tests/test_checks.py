@@ -69,6 +69,8 @@ def test_a_student_that_does_not_follow_where_it_learned(seen):
         report = check(segmenter(2.0), segmenter(1.5), seen, training=close)
         assert report.ok == follows and "training scans  agreement" in str(report)
     assert "does not follow yet" in str(report)
+    gaining = check(segmenter(2.0), segmenter(1.5), seen, training=close, baseline=blank())
+    assert gaining.ok and gaining.training == close  # it need not follow to gain
 
 
 def test_fidelity_needs_cases_of_the_same_classes(seen):

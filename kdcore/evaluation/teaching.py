@@ -291,7 +291,8 @@ def _problems(
         found.append("The soft targets are one-hot, so they say no more than labels do.")
     if numbers["entropy"] > 0.95 * np.log(classes):
         found.append("The soft targets are almost uniform. Lower the temperature.")
-    if training is not None and not training.agreement >= _FOLLOWS:
+    gains = numbers["student"] > numbers.get("baseline", numbers["student"])
+    if training is not None and not training.agreement >= _FOLLOWS and not gains:
         found.append(
             f"Where it learned, the student agrees with its teacher by {training.agreement:.2f} "
             "only: it does not follow yet. Train longer, start from the baseline's weights, or "
