@@ -101,6 +101,7 @@ class Batches(keras.utils.PyDataset):
         self.case_ids = tuple(case.case_id for case in cases)
         self.labelled_ids = tuple(case.case_id for case in cases if case.mask is not None)
         self._sources = [_Source(case, normalization) for case in cases]
+        self.labels = _labels_of(cases)
         self._soft_targets = soft_targets
         if soft_targets is not None:
             soft_targets.check_images(cases, normalization)
@@ -251,7 +252,7 @@ class Batches(keras.utils.PyDataset):
         source = self._sources[case]
         area = source.shape[1] * source.shape[2]
         if source.mask is not None:
-            return np.asarray(source.mask[plane * area : (plane + 1) * area])
+            return np.maximum(source.mask[plane * area : (plane + 1) * area], 0)
         if self._soft_targets is None:
             raise ValueError(
                 f"foreground_share needs to know where it is, but {source.case_id} has neither a "
@@ -317,6 +318,33 @@ class _Source:
 
     def forget(self) -> None:
         forget(*self._on_disk)
+
+
+def _labels_of(cases: Sequence[Case]) -> tuple[int, ...]:
+    """All labels of the masks but −1; those that look like a mistake are told."""
+    labels: set[int] = set()
+    where: dict[int, str] = {}
+    for case in cases:
+        if case.mask is not None:
+            found = set(np.unique(case.mask).tolist()) - {IGNORE}
+            where |= dict.fromkeys(found - labels, case.case_id)
+            labels |= found
+            forget(case.mask)
+    if 255 in labels:
+        raise ValueError(
+            f"{where[255]}: the mask holds the label 255 (labels found: {sorted(labels)}), which "
+            "usually marks voxels that do not count. Then say so: "
+            "kdcore.data.relabel(case, {255: -1})."
+        )
+    highest = max(labels, default=0)
+    if highest >= 2 * max(2, len(labels)):
+        warnings.warn(
+            f"The masks hold the labels {sorted(labels)}. A network needs {highest + 1} classes "
+            f"for them, since {where[highest]} holds {highest}; kdcore.data.relabel(case, "
+            "{old: new}) numbers them without gaps.",
+            stacklevel=3,
+        )
+    return tuple(sorted(labels))
 
 
 def _voxels(array: np.ndarray) -> np.ndarray:

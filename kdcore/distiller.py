@@ -190,6 +190,8 @@ class Distiller(keras.Model):
         # Before anything is run: in JAX a model that fails within `fit` has lost its weights.
         channels = self.student.output_shape[-1] if self.student.built else None
         check_arrays(y, channels)
+        if channels:
+            check_labels(np.array(getattr(x, "labels", ())), channels)  # of `Batches`
         first = first_targets(x, y)
         check_shapes(first, channels)
         alone = self.alpha and not self.teachers and first is not None

@@ -83,7 +83,8 @@ def fit_temperature(
         if case.mask is None:
             raise ValueError(f"{case.case_id} has no mask, so nothing can be calibrated on it.")
         log_p = np.log(np.maximum(predict_probabilities(network, case, normalization), 1e-30))
-        chosen = np.random.default_rng(0).permutation(case.mask.size)[:voxels_a_case]
+        chosen = np.flatnonzero(case.mask.ravel() >= 0)
+        chosen = np.random.default_rng(0).permutation(chosen)[:voxels_a_case]
         logs.append(log_p.reshape(-1, log_p.shape[-1])[chosen])
         labels.append(case.mask.ravel()[chosen])
     if not logs:

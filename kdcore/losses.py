@@ -518,7 +518,8 @@ def check_labels(mask: Tensor, channels: int) -> None:
     if low < IGNORE or high >= num_classes:
         raise ValueError(
             f"The mask holds labels from {low} to {high}. With {channels} output channels "
-            f"0 … {num_classes - 1} are possible, and −1 for voxels that do not count."
+            f"0 … {num_classes - 1} are possible, and −1 for voxels that do not count; "
+            "kdcore.data.relabel gives a case other labels."
         )
 
 

@@ -16,6 +16,7 @@ from pathlib import Path
 from typing import Any
 
 import keras
+import numpy as np
 import pandas as pd
 
 from kdcore._files import (
@@ -37,6 +38,7 @@ from kdcore._provenance import (
 from kdcore.data import Split
 from kdcore.distiller import Distiller
 from kdcore.heads import check_head
+from kdcore.losses import check_labels
 from kdcore.unet import leave_out_own_losses
 
 MOST_STEPS_AT_ONCE = 25
@@ -102,6 +104,9 @@ def fit(
             f"{model.name} is not compiled. Call model.compile(optimizer, loss=...) before fit."
         )
     check_head(model)
+    network = getattr(model, "student", model)
+    if network.built:
+        check_labels(np.array(getattr(batches, "labels", ())), network.output_shape[-1])
     if split is not None:
         split.require(batches.case_ids, ("labelled", "unlabelled"), "Training")
         split.require(batches.labelled_ids, ("labelled",), "Training with masks")

@@ -1,5 +1,7 @@
 """Image, mask and soft target stay together, whatever happens to them."""
 
+import dataclasses
+
 import numpy as np
 import pytest
 from conftest import make_case
@@ -388,6 +390,27 @@ def test_foreground_needs_to_be_known_and_to_be_there():
 def test_impossible_arguments_are_refused(arguments, message):
     with pytest.raises(ValueError, match=message):
         Batches(**{"cases": [make_case(0)], "shape": SHAPE, **arguments})
+
+
+def with_mask(mask, index=0):
+    case = make_case(index, (3, 16, 16))
+    return dataclasses.replace(case, mask=np.broadcast_to(mask, case.mask.shape))
+
+
+def test_labels_are_told_before_the_first_step():
+    assert kdcore.Batches([with_mask(np.eye(16) - 1)], (16, 16), 2).labels == (0,)  # and -1
+    assert kdcore.Batches([with_mask(np.eye(16)), with_mask(2, 1)], (16, 16), 2).labels == (0, 1, 2)
+    with pytest.raises(ValueError, match=r"case_001: .* label 255 .*\[0, 255\].*relabel"):
+        kdcore.Batches([with_mask(0), with_mask(255 * np.eye(16), 1)], (16, 16), 2)
+    with pytest.warns(UserWarning, match=r"\[0, 2, 41\].*42 classes.*case_000 holds 41.*relabel"):
+        kdcore.Batches([with_mask(np.where(np.arange(16) == 3, 41, 2 * np.eye(16)))], (16, 16), 2)
+
+
+def test_foreground_is_not_sought_where_nobody_labelled(recwarn):
+    mask = np.full((3, 16, 16), -1)
+    mask[1, :4, :4] = 1
+    batches = kdcore.Batches([with_mask(mask)], (16, 16), 8, foreground_share=1.0, num_batches=1)
+    assert (batches[0][1] == 1).any(axis=(1, 2)).all()
 
 
 def test_negative_augmentation_is_refused():

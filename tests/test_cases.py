@@ -369,6 +369,30 @@ def test_paths_as_windows_writes_them(folder):
         kdcore.read_msd(folder)
 
 
+def test_voxels_that_nobody_labelled(tmp_path, rng):
+    mask = rng.integers(-1, 3, (4, 5, 6)).astype(np.int16)
+    paths = [
+        write_nifti(tmp_path / f"{name}.nii.gz", voxels)
+        for name, voxels in (("image", rng.normal(size=mask.shape)), ("mask", mask))
+    ]
+    case = kdcore.read_case(*paths)
+    assert case.mask.dtype == np.int16
+    np.testing.assert_array_equal(case.mask, mask)
+    same = kdcore.data.relabel(case, {2: 255})
+    np.testing.assert_array_equal(kdcore.data.relabel(same, {255: 2}).mask, mask)
+    path = kdcore.save_mask(tmp_path / "again.nii.gz", case.mask, case)
+    np.testing.assert_array_equal(read_nifti(path)[0], mask)
+    assert set(np.unique(kdcore.data.resize(case, (10, 12)).mask)) == {-1, 0, 1, 2}
+    with pytest.raises(ValueError, match="labels run from -2"):
+        kdcore.data.relabel(case, {1: -2})
+
+
+def test_relabelling_needs_a_mask(rng):
+    case = kdcore.Case("a", rng.normal(size=(4, 5, 6, 1)), None, (1,) * 3)
+    with pytest.raises(ValueError, match="a has no mask"):
+        kdcore.data.relabel(case, {1: 2})
+
+
 @pytest.mark.parametrize("axes", [(), (1,), (1, 1)])
 def test_axes_of_size_1_do_not_matter(tmp_path, axes, rng):
     image, mask = rng.normal(size=(4, 5, 6)), rng.integers(0, 2, (4, 5, 6)).astype(np.uint8)

@@ -1,3 +1,5 @@
+import dataclasses
+
 import keras
 import numpy as np
 import pytest
@@ -8,7 +10,13 @@ from pytest import approx
 
 import kdcore
 from kdcore.data.splits import LeakageError
-from kdcore.evaluation.metrics import agreement, calibration, evaluate_with_calibration, mean_dice
+from kdcore.evaluation.metrics import (
+    agreement,
+    calibration,
+    evaluate_case,
+    evaluate_with_calibration,
+    mean_dice,
+)
 
 
 def test_dice_by_hand():
@@ -112,6 +120,21 @@ def test_evaluate_is_read_only(cases):
     before = [w.copy() for w in model.get_weights()]
     kdcore.evaluate(model, cases[:1])
     assert all(np.array_equal(a, b) for a, b in zip(before, model.get_weights(), strict=True))
+
+
+def test_voxels_that_nobody_labelled_count_in_no_score():
+    """A false find and a miss where the mask is -1 change nothing."""
+    reference = np.zeros((1, 4, 4), np.int16)
+    reference[0, 0, :2] = 1
+    reference[0, 2:] = -1
+    p = np.zeros((1, 4, 4, 2), np.float32)
+    said = np.array([[1, 0, 0, 0], [0] * 4, [1] * 4, [0] * 4])
+    p[0, ..., 1], p[0, ..., 0] = said * 0.9, 1 - said * 0.9
+    case = kdcore.Case("a", np.ones((1, 4, 4, 1)), reference, (1,) * 3)
+    assert evaluate_case(case, p)["1"]["dice"] == pytest.approx(2 / 3)
+    nobody = dataclasses.replace(case, mask=np.full_like(reference, -1))
+    with pytest.raises(ValueError, match="no voxel of its mask has a label"):
+        evaluate_case(nobody, p)
 
 
 def test_evaluate_refuses(cases):

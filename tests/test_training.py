@@ -165,6 +165,14 @@ def test_of_a_distiller_the_student_comes_back(tmp_path):
     assert set(finished(tmp_path)["history"]) == {"loss", "hard_loss", "soft_loss"}
 
 
+def test_labels_without_a_channel_are_told_before_training(tmp_path):
+    case = make_case(0)
+    wrong = kdcore.data.relabel(case, {1: 3})
+    with pytest.raises(ValueError, match=r"labels from 0 to 3. With 3 output channels.*relabel"):
+        kdcore.fit(network(), batches(wrong), 4, tmp_path)
+    assert not list(tmp_path.iterdir())
+
+
 def test_a_network_that_was_not_compiled_is_refused(tmp_path):
     with pytest.raises(ValueError, match="is not compiled. Call model.compile"):
         kdcore.fit(kdcore.unet((16, 16, 1), 3, 2, 1), batches(), 1, tmp_path)

@@ -2,7 +2,7 @@
 
 from kdcore.data.acdc import acdc_info, acdc_patient, acdc_split, read_acdc
 from kdcore.data.brats import read_brats
-from kdcore.data.cases import Case
+from kdcore.data.cases import Case, relabel
 from kdcore.data.download import acdc_folder, hippocampus_folder
 from kdcore.data.grid import orientation, reorient, resample, resize
 from kdcore.data.lgg import lgg_site, read_lgg
@@ -31,6 +31,7 @@ __all__ = [
     "read_case",
     "read_lgg",
     "read_msd",
+    "relabel",
     "reorient",
     "resample",
     "resize",

@@ -1,7 +1,7 @@
 """`Case`: one scan, checked once when it is made."""
 
 import mmap
-from collections.abc import Sequence
+from collections.abc import Mapping, Sequence
 from dataclasses import dataclass, replace
 from pathlib import Path
 from typing import Any
@@ -20,7 +20,9 @@ class Case:
         case_id: Name of the scan, unique in a data set.
         image: `(D, H, W, S)` float32, finite, in the file's axis order; a read-only
             `np.memmap` stays on disk.
-        mask: `(D, H, W)` uint8 label map, on disk likewise, or None for a scan without labels.
+        mask: `(D, H, W)` label map, on disk likewise, or None for a scan without labels. uint8;
+            int16 if some voxels are −1: nobody labelled them, so they count in no loss on labels
+            and in no score.
         spacing_mm: Voxel size along D, H and W, in millimetres; three NaN where a file does not
             say it. Then there is Dice, and no distance in mm.
         sequences: Names of the S sequences ("T1", "FLAIR", ...).
@@ -74,7 +76,7 @@ class Case:
                     f"{self.case_id}: mask of shape {mask.shape}, image of shape "
                     f"{image.shape[:3]}. A mask needs one label for every voxel."
                 )
-            object.__setattr__(self, "mask", _frozen(mask, np.uint8))
+            object.__setattr__(self, "mask", _frozen(mask, mask.dtype))
 
     @property
     def has_spacing(self) -> bool:
@@ -93,6 +95,33 @@ class Case:
             )
         index = [self.sequences.index(name) for name in sequences]
         return replace(self, image=self.image[..., index], sequences=sequences)
+
+
+def relabel(case: Case, labels: Mapping[int, int]) -> Case:
+    """The same scan with other numbers for some labels; those not named stay.
+
+    Args:
+        case: With a mask.
+        labels: `{old: new}`; −1 is for voxels that do not count, which many data sets mark
+            by 255.
+
+    Raises:
+        ValueError: If the case has no mask, or a new label is not in −1 … 255.
+
+    Example:
+        >>> import kdcore.data
+        >>> import numpy as np
+        >>> mask = np.array([[[0, 41, 255]]])
+        >>> case = kdcore.data.Case("a", np.zeros((1, 1, 3, 1)), mask, (1.0, 1.0, 1.0))
+        >>> kdcore.data.relabel(case, {41: 1, 255: -1}).mask.tolist()
+        [[[0, 1, -1]]]
+    """
+    if case.mask is None:
+        raise ValueError(f"{case.case_id} has no mask, so it has no labels to change.")
+    new = np.array(case.mask, np.int64)
+    for old, label in labels.items():
+        new[case.mask == old] = label
+    return replace(case, mask=new)
 
 
 def _is_affine(affine: np.ndarray) -> bool:
@@ -153,7 +182,7 @@ _ROUNDING = 1e-3  # of labels that a file holds as integers times a slope
 
 
 def integer_mask(mask: np.ndarray, name: str | Path) -> np.ndarray:
-    """The mask as uint8, if its labels are whole numbers in 0 … 255."""
+    """The mask as uint8, if its labels are whole numbers in 0 … 255; int16 with −1, too."""
     if mask.dtype.kind == "f":
         whole = np.round(mask)
         off = ~(np.abs(mask - whole) <= _ROUNDING)  # NaN, too
@@ -165,6 +194,10 @@ def integer_mask(mask: np.ndarray, name: str | Path) -> np.ndarray:
         mask = whole
     elif mask.dtype.kind not in "iub":
         raise ValueError(f"{name}: mask of dtype {mask.dtype}; expected whole numbers.")
-    if mask.size and (mask.min() < 0 or mask.max() > 255):
-        raise ValueError(f"{name}: labels run from {mask.min()} to {mask.max()}; 0 … 255 fit.")
-    return mask.astype(np.uint8)
+    low, high = (mask.min(), mask.max()) if mask.size else (0, 0)
+    if low < -1 or high > 255:
+        raise ValueError(
+            f"{name}: labels run from {low} to {high}; 0 … 255 fit, and −1 for voxels that nobody "
+            "labelled."
+        )
+    return mask.astype(np.uint8 if low >= 0 else np.int16)

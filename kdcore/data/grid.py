@@ -183,7 +183,7 @@ def _sample_labels(
     # along every surface and all structures shrink; the image is not shifted, this is little.
     offset = offset + _SHIFT
     largest = np.zeros(shape, np.float32)
-    labels = np.zeros(shape, np.uint8)
+    labels = np.zeros(shape, mask.dtype)
     for label in np.unique(mask):  # one by one, for the memory
         share = _sample((mask == label).astype(np.float32), shape, factor, offset)
         labels[share > largest] = label

@@ -86,7 +86,7 @@ def save_mask(path: str | Path, mask: np.ndarray, case: Case) -> Path:
         )
     spacing = case.spacing_mm if case.has_spacing else (1.0, 1.0, 1.0)
     affine = np.diag([*spacing, 1.0]) if case.affine is None else case.affine
-    nibabel.save(nibabel.Nifti1Image(mask.astype(np.uint8), affine), path)
+    nibabel.save(nibabel.Nifti1Image(integer_mask(mask, path), affine), path)
     return Path(path)
 
 

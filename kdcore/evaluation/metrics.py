@@ -200,7 +200,7 @@ def evaluate_with_calibration(
         mask = _mask_of(case)
         probabilities = predict_probabilities(model, case, normalization)
         scores[case.case_id] = evaluate_case(case, probabilities, regions)
-        beliefs[case.case_id] = calibration(mask, probabilities)
+        beliefs[case.case_id] = calibration(mask[mask >= 0], probabilities[mask >= 0])
     return scores, beliefs
 
 
@@ -251,11 +251,13 @@ def evaluate_case(
     if mask.max() >= num_classes:
         raise ValueError(
             f"{case.case_id} holds label {mask.max()}, but the network knows only "
-            f"{num_classes} classes (0 … {num_classes - 1})."
+            f"{num_classes} classes (0 … {num_classes - 1}). kdcore.data.relabel gives labels "
+            "other numbers, and −1 to voxels that do not count."
         )
     scored = _checked_regions(regions or {}, num_classes)
     scored = {**{str(label): (label,) for label in range(1, num_classes)}, **scored}
-    prediction = probabilities.argmax(axis=-1)
+    # Where nobody labelled, both say background.
+    prediction = np.where(mask >= 0, probabilities.argmax(axis=-1), 0)
     result: Scores = {}
     for name, labels in scored.items():
         pair = np.isin(mask, labels), np.isin(prediction, labels)
@@ -307,6 +309,8 @@ def absent_labels(
 def _mask_of(case: Case) -> np.ndarray:
     if case.mask is None:
         raise ValueError(f"{case.case_id} has no mask, so it cannot be evaluated.")
+    if case.mask.max() < 0:
+        raise ValueError(f"{case.case_id}: no voxel of its mask has a label, so nothing counts.")
     return case.mask
 
 

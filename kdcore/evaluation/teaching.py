@@ -322,7 +322,7 @@ def soften(p: np.ndarray, temperature: float) -> np.ndarray:
 def _score(reference: np.ndarray | None, probabilities: np.ndarray) -> float:
     if reference is None:
         raise ValueError("check_teaching needs cases with masks.")
-    prediction = probabilities.argmax(axis=-1)
+    prediction = np.where(reference >= 0, probabilities.argmax(axis=-1), 0)
     return _nanmean([dice(reference, prediction, k) for k in range(1, probabilities.shape[-1])])
 
 
