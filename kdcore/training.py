@@ -38,7 +38,7 @@ from kdcore._provenance import (
 from kdcore.data import Split
 from kdcore.distiller import Distiller
 from kdcore.heads import check_head
-from kdcore.losses import check_labels
+from kdcore.losses import DiceCrossEntropy, check_labels
 from kdcore.unet import leave_out_own_losses
 
 MOST_STEPS_AT_ONCE = 25
@@ -103,10 +103,11 @@ def fit(
         raise ValueError(
             f"{model.name} is not compiled. Call model.compile(optimizer, loss=...) before fit."
         )
-    check_head(model)
-    network = getattr(model, "student", model)
-    if network.built:
-        check_labels(np.array(getattr(batches, "labels", ())), network.output_shape[-1])
+    if isinstance(model.loss, DiceCrossEntropy):  # other losses may expect probabilities
+        network = getattr(model, "student", model)
+        check_head(network)
+        if network.built:
+            check_labels(np.array(getattr(batches, "labels", ())), network.output_shape[-1])
     if split is not None:
         split.require(batches.case_ids, ("labelled", "unlabelled"), "Training")
         split.require(batches.labelled_ids, ("labelled",), "Training with masks")

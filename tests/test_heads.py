@@ -77,6 +77,14 @@ def test_ensembles_and_plain_training(tmp_path):
         kdcore.fit(model, batches, 1, tmp_path / "run")
 
 
+def test_probabilities_may_be_trained_with_a_loss_of_probabilities(tmp_path):
+    batches = kdcore.Batches([make_case(0, (3, 16, 16))], (16, 16), 2, num_batches=1)
+    model = network("softmax")
+    model.compile("adam", loss=keras.losses.SparseCategoricalCrossentropy())
+    trained = kdcore.fit(model, batches, 1, tmp_path / "run", verbose=0)
+    assert kdcore.to_logits(trained).output_shape == (None, *SHAPE[:2], 3)
+
+
 @pytest.mark.skipif(keras.backend.backend() == "jax", reason="JAX's arrays cannot be marked")
 @pytest.mark.parametrize("head", ["softmax", "layer"])
 def test_keras_own_fit_with_a_loss_of_ours(head):
