@@ -101,7 +101,7 @@ class Batches(keras.utils.PyDataset):
         self.case_ids = tuple(case.case_id for case in cases)
         self.labelled_ids = tuple(case.case_id for case in cases if case.mask is not None)
         self._sources = [_Source(case, normalization) for case in cases]
-        self.labels = _labels_of(cases)
+        self.labels, self._mistake = _labels_of(cases)
         self._soft_targets = soft_targets
         if soft_targets is not None:
             soft_targets.check_images(cases, normalization)
@@ -136,6 +136,8 @@ class Batches(keras.utils.PyDataset):
     def __getitem__(self, index: int) -> tuple[np.ndarray, Any]:
         if not 0 <= index < self._length:
             raise IndexError(f"Batch {index} of {self._length}.")
+        if self._mistake:
+            raise ValueError(self._mistake)
         samples = self._samples(index)
         rng = np.random.default_rng([self.seed, self.epoch, index])
         x, mask, soft = self._empty(len(samples))
@@ -320,8 +322,8 @@ class _Source:
         forget(*self._on_disk)
 
 
-def _labels_of(cases: Sequence[Case]) -> tuple[int, ...]:
-    """All labels of the masks but −1; those that look like a mistake are told."""
+def _labels_of(cases: Sequence[Case]) -> tuple[tuple[int, ...], str]:
+    """All labels of the masks but −1, and what is wrong with them; gaps are told at once."""
     labels: set[int] = set()
     where: dict[int, str] = {}
     for case in cases:
@@ -330,21 +332,22 @@ def _labels_of(cases: Sequence[Case]) -> tuple[int, ...]:
             where |= dict.fromkeys(found - labels, case.case_id)
             labels |= found
             forget(case.mask)
+    mistake = ""
     if 255 in labels:
-        raise ValueError(
+        mistake = (
             f"{where[255]}: the mask holds the label 255 (labels found: {sorted(labels)}), which "
             "usually marks voxels that do not count. Then say so: "
             "kdcore.data.relabel(case, {255: -1})."
         )
     highest = max(labels, default=0)
-    if highest >= 2 * max(2, len(labels)):
+    if not mistake and highest >= 2 * max(2, len(labels)):
         warnings.warn(
             f"The masks hold the labels {sorted(labels)}. A network needs {highest + 1} classes "
             f"for them, since {where[highest]} holds {highest}; kdcore.data.relabel(case, "
             "{old: new}) numbers them without gaps.",
             stacklevel=3,
         )
-    return tuple(sorted(labels))
+    return tuple(sorted(labels)), mistake
 
 
 def _voxels(array: np.ndarray) -> np.ndarray:

@@ -401,7 +401,7 @@ def test_labels_are_told_before_the_first_step():
     assert kdcore.Batches([with_mask(np.eye(16) - 1)], (16, 16), 2).labels == (0,)  # and -1
     assert kdcore.Batches([with_mask(np.eye(16)), with_mask(2, 1)], (16, 16), 2).labels == (0, 1, 2)
     with pytest.raises(ValueError, match=r"case_001: .* label 255 .*\[0, 255\].*relabel"):
-        kdcore.Batches([with_mask(0), with_mask(255 * np.eye(16), 1)], (16, 16), 2)
+        kdcore.Batches([with_mask(0), with_mask(255 * np.eye(16), 1)], (16, 16), 2)[0]
     with pytest.warns(UserWarning, match=r"\[0, 2, 41\].*42 classes.*case_000 holds 41.*relabel"):
         kdcore.Batches([with_mask(np.where(np.arange(16) == 3, 41, 2 * np.eye(16)))], (16, 16), 2)
 

@@ -1,4 +1,8 @@
-"""Disk -> cases: the Medical Segmentation Decathlon's folder layout."""
+"""Disk -> cases: the Medical Segmentation Decathlon's folder layout, and nnU-Net's raw data sets.
+
+Both have a `dataset.json`. The Decathlon's lists the files; nnU-Net's names channels, labels and
+the files' ending, and the files are found by their names.
+"""
 
 import os
 import warnings
@@ -8,8 +12,10 @@ from pathlib import Path
 from typing import Any
 
 from kdcore._files import read_json
-from kdcore.data.cases import Case
+from kdcore.data.cases import Case, relabel
 from kdcore.data.nifti import case_id_of, read_case
+
+_IGNORE = "ignore"  # nnU-Net's name for voxels that nobody labelled
 
 
 def read_msd(folder: str | Path, *, labelled_only: bool = False) -> list[Case]:
@@ -21,7 +27,8 @@ def read_msd(folder: str | Path, *, labelled_only: bool = False) -> list[Case]:
         labelled_only: Leave scans without a mask out; they need not be there.
 
     Returns:
-        The training cases with their masks, and the test cases with `mask=None`.
+        The training cases with their masks, and the test cases with `mask=None`. Voxels of a label
+        called "ignore" are −1. A raw data set of nnU-Net is read by `read_nnunet`.
 
     Raises:
         FileNotFoundError: If the folder, `dataset.json`, an image or a mask is missing.
@@ -37,11 +44,17 @@ def read_msd(folder: str | Path, *, labelled_only: bool = False) -> list[Case]:
     """
     folder = Path(folder)
     description = _read_description(folder)
+    if _is_nnunet(description):
+        return read_nnunet(folder, labelled_only=labelled_only)
     sequences = _names(description, "modality", "channel_names", path=folder) or ("MRI",)
     known = _label_values(description, folder / "dataset.json")
     cases = {}
     for image_path, mask_path in _entries(folder, description, labelled_only):
-        case = read_case(image_path, mask_path, sequences, known)
+        case_id = case_id_of(mask_path or image_path)
+        if f"{case_id}_0000" != case_id_of(image_path):  # nnU-Net's name of a first sequence
+            case_id = case_id_of(image_path)
+        case = read_case(image_path, mask_path, sequences, known, case_id=case_id)
+        case = _without_ignored(case, description)
         if case.case_id in cases:
             raise ValueError(f"{folder / 'dataset.json'} lists {case.case_id} twice.")
         cases[case.case_id] = case
@@ -51,6 +64,138 @@ def read_msd(folder: str | Path, *, labelled_only: bool = False) -> list[Case]:
             "dataset.json lists in `training`."
         )
     return [cases[case_id] for case_id in sorted(cases)]
+
+
+def read_nnunet(folder: str | Path, *, labelled_only: bool = False) -> list[Case]:
+    """All cases of a raw data set of nnU-Net, sorted by case id.
+
+    Args:
+        folder: `DatasetXXX_Name` (version 2) or `TaskXXX_Name` (version 1): `dataset.json`, images
+            `imagesTr/<case>_0000.nii.gz`, `_0001` and so on, one a channel, masks
+            `labelsTr/<case>.nii.gz`, and perhaps `imagesTs`.
+        labelled_only: Leave scans without a mask out.
+
+    Returns:
+        Cases named as nnU-Net names them, so that `NNUNetProbabilities` finds their maps.
+        Voxels of the label "ignore" are −1. Regions are no labels: the masks are read as they
+        are, and `label_regions` gives what `evaluate(regions=...)` takes.
+
+    Raises:
+        FileNotFoundError: If the folder, `dataset.json`, an image or a channel is missing.
+        ValueError: If a file cannot be read or does not fit; the message names it.
+
+    Example:
+        >>> import json, kdcore.data, nibabel
+        >>> import numpy as np
+        >>> from pathlib import Path
+        >>> folder = Path("Dataset001_Brain")
+        >>> for name in ("imagesTr/a_0000", "imagesTr/a_0001", "labelsTr/a"):
+        ...     (folder / name).parent.mkdir(parents=True, exist_ok=True)
+        ...     voxels = np.indices((4, 4, 4)).sum(0) % (2 if "labels" in name else 5)
+        ...     image = nibabel.Nifti1Image(voxels.astype("int16"), np.eye(4))
+        ...     nibabel.save(image, folder / f"{name}.nii.gz")
+        >>> about = {"channel_names": {"0": "T1", "1": "FLAIR"}, "file_ending": ".nii.gz"}
+        >>> about["labels"] = {"background": 0, "tumour": 1}
+        >>> written = (folder / "dataset.json").write_text(json.dumps(about))
+        >>> [case] = kdcore.data.read_nnunet(folder)
+        >>> case.case_id, case.sequences, case.image.shape
+        ('a', ('T1', 'FLAIR'), (4, 4, 4, 2))
+
+    Reference: https://github.com/MIC-DKFZ/nnUNet/blob/master/documentation/dataset_format.md
+    """
+    folder = Path(folder)
+    description = _read_description(folder)
+    path, ending = folder / "dataset.json", description.get("file_ending", ".nii.gz")
+    if ending not in (".nii", ".nii.gz"):
+        raise ValueError(f"{path}: files end in {ending!r}; .nii and .nii.gz can be read.")
+    sequences = _names(description, "channel_names", "modality", path=folder) or ("MRI",)
+    known = _label_values(description, path)
+    cases, unlabelled = [], []
+    for part in ("imagesTr", "imagesTs"):
+        for images in _channels(folder / part, ending, len(sequences)):
+            case_id = images[0].name.removesuffix(f"_0000{ending}")
+            mask = folder / "labelsTr" / f"{case_id}{ending}"
+            there = part == "imagesTr" and mask.is_file()
+            if part == "imagesTr" and not there:
+                unlabelled.append(case_id)
+            if there or not labelled_only:
+                case = read_case(images, mask if there else None, sequences, known, case_id=case_id)
+                cases.append(_without_ignored(case, description))
+    _check_masks(folder, ending, cases)
+    if unlabelled and not labelled_only:
+        warnings.warn(
+            f"{len(unlabelled)} scans of {folder / 'imagesTr'} have no mask in labelsTr and are "
+            f"read as unlabelled, among them {unlabelled[0]}.",
+            stacklevel=2,
+        )
+    if not cases:
+        raise ValueError(
+            f"{folder} has no cases. Expected images imagesTr/<case>_0000{ending}, and masks "
+            f"labelsTr/<case>{ending}."
+        )
+    return sorted(cases, key=lambda case: case.case_id)
+
+
+def _is_nnunet(description: Mapping[str, Any]) -> bool:
+    return "training" not in description and bool(
+        {"channel_names", "file_ending", "numTraining"} & set(description)
+    )
+
+
+def _channels(folder: Path, ending: str, count: int) -> list[list[Path]]:
+    """The images of every case of a folder, one a channel."""
+    first = sorted(
+        path for path in folder.glob(f"*_0000{ending}") if not path.name.startswith("._")
+    )
+    found = []
+    for path in first:
+        stem = path.name.removesuffix(f"_0000{ending}")
+        images = [folder / f"{stem}_{channel:04d}{ending}" for channel in range(count)]
+        missing = [image for image in images if not image.is_file()]
+        if missing:
+            raise FileNotFoundError(
+                f"{missing[0]} does not exist, but dataset.json names {count} channels."
+            )
+        more = folder / f"{stem}_{count:04d}{ending}"
+        if more.is_file():
+            raise ValueError(f"{more} is there, but dataset.json names {count} channels alone.")
+        found.append(images)
+    return found
+
+
+def _check_masks(folder: Path, ending: str, cases: Sequence[Case]) -> None:
+    """Raise if a mask has no image."""
+    read = {case.case_id for case in cases}
+    for mask in sorted((folder / "labelsTr").glob(f"*{ending}")):
+        name = mask.name.removesuffix(ending)
+        if not name.startswith("._") and name not in read:
+            raise FileNotFoundError(
+                f"{mask} has no image: {folder / 'imagesTr' / name}_0000{ending} does not exist."
+            )
+
+
+def label_regions(folder: str | Path) -> dict[str, tuple[int, ...]]:
+    """What `dataset.json` calls regions, for `evaluate(regions=...)`; empty if there are none.
+
+    nnU-Net trains regions that overlap ("whole tumour" holds "tumour core"). Here labels are
+    trained, which do not, and regions are scored.
+
+    Example:
+        >>> import json, kdcore.data
+        >>> from pathlib import Path
+        >>> labels = {"background": 0, "whole tumour": [1, 2, 3], "tumour core": [2, 3]}
+        >>> about = {"labels": labels, "channel_names": {"0": "T1"}, "file_ending": ".nii.gz"}
+        >>> written = Path("dataset.json").write_text(json.dumps(about))
+        >>> kdcore.data.label_regions(".")
+        {'whole tumour': (1, 2, 3), 'tumour core': (2, 3)}
+    """
+    description = _read_description(Path(folder))
+    labels = description.get("labels") or {}
+    return {
+        str(name): tuple(int(number) for number in numbers)
+        for name, numbers in (labels.items() if isinstance(labels, dict) else ())
+        if isinstance(numbers, list)
+    }
 
 
 def label_names(folder: str | Path) -> dict[str, str]:
@@ -65,7 +210,8 @@ def label_names(folder: str | Path) -> dict[str, str]:
         {'0': 'background', '1': 'Anterior', '2': 'Posterior'}
     """
     folder = Path(folder)
-    return _label_names(_read_description(folder), folder / "dataset.json")
+    names = _label_names(_read_description(folder), folder / "dataset.json")
+    return {number: name for number, name in names.items() if name != _IGNORE}
 
 
 def _read_description(folder: Path) -> dict[str, Any]:
@@ -78,8 +224,11 @@ def _read_description(folder: Path) -> dict[str, Any]:
             "imagesTr, labelsTr."
         )
     description = read_json(path)
-    if not isinstance(description, dict) or not isinstance(description.get("training"), list):
-        raise ValueError(f"{path} has no list `training`.")
+    listed = isinstance(description, dict) and isinstance(description.get("training"), list)
+    if not listed and not (isinstance(description, dict) and _is_nnunet(description)):
+        raise ValueError(
+            f"{path} has no list `training`, nor nnU-Net's `channel_names` and `file_ending`."
+        )
     if not isinstance(description.get("test") or [], list):
         raise ValueError(f"{path}: `test` must be a list of images.")
     return description
@@ -103,12 +252,26 @@ def _label_values(description: Mapping[str, Any], path: Path) -> set[int] | None
     return {int(number) for number in _label_names(description, path)} or None
 
 
+def _without_ignored(case: Case, description: Mapping[str, Any]) -> Case:
+    """Voxels of the label "ignore" as −1: nobody labelled them."""
+    names = _label_names(description, Path("dataset.json"))
+    ignored = {int(number): -1 for number, name in names.items() if name == _IGNORE}
+    return relabel(case, ignored) if ignored and case.mask is not None else case
+
+
 def _label_names(description: Mapping[str, Any], path: Path) -> dict[str, str]:
     """Of {"0": "background", ...}, or the other way round as nnU-Net writes it."""
     labels = description.get("labels") or {}
     try:
         pairs = [(k, v) if str(k).isdigit() else (v, k) for k, v in labels.items()]
-        return {str(int(number)): str(name) for number, name in pairs}
+        names: dict[str, str] = {}
+        # A label within regions has the name of the smallest one.
+        regions = [(number, name) for number, name in pairs if isinstance(number, list)]
+        for numbers, name in sorted(regions, key=lambda region: -len(region[0])):
+            names |= {str(int(number)): str(name) for number in numbers}
+        plain = [(number, name) for number, name in pairs if not isinstance(number, list)]
+        names |= {str(int(number)): str(name) for number, name in plain}
+        return dict(sorted(names.items(), key=lambda item: int(item[0])))
     except (AttributeError, TypeError, ValueError, OverflowError) as error:
         raise ValueError(
             f'{path}: `labels` must be {{"0": "background", "1": name, ...}}. Received: {labels}.'

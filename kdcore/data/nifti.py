@@ -23,19 +23,24 @@ _SLACK = 512  # bytes after the last voxel that are put up with
 
 
 def read_case(
-    image_path: str | Path,
+    image_path: str | Path | Sequence[str | Path],
     mask_path: str | Path | None = None,
     sequences: Sequence[str] = ("MRI",),
     labels: set[int] | None = None,
+    *,
+    case_id: str | None = None,
 ) -> Case:
     """One case from NIfTI files.
 
     Args:
-        image_path: 3-D for one sequence, 4-D with the sequences last for several (5-D as ITK
+        image_path: One file a sequence, in the order of `sequences`, all on one grid; or a single
+            file: 3-D for one sequence, 4-D with the sequences last for several (5-D as ITK
             writes vectors). Further axes of size 1 do not matter, nor do the mask's.
         mask_path: Label map on the same grid, or None.
-        sequences: Names of the sequences in the image file.
-        labels: Label values that the mask may hold; None allows 0 … 255.
+        sequences: Names of the sequences.
+        labels: Label values that the mask may hold; None allows 0 … 255, and −1.
+        case_id: Name of the case; by default the image's, of several files the mask's or the
+            first's.
 
     Raises:
         FileNotFoundError, PermissionError: As the operating system says.
@@ -51,9 +56,19 @@ def read_case(
         >>> case.case_id, case.image.shape, case.spacing_mm
         ('patient1', (32, 28, 4, 1), (1.0, 1.0, 3.0))
     """
-    image_path = Path(image_path)
-    voxels, spacing, affine = read_nifti(image_path)
-    image = _with_sequences(voxels, sequences, image_path)
+    several = not isinstance(image_path, str | Path)
+    paths = [Path(image_path)] if isinstance(image_path, str | Path) else [*map(Path, image_path)]
+    image_path = paths[0] if paths else Path()
+    if several and len(paths) != len(sequences):
+        raise ValueError(
+            f"{len(paths)} images, but {len(sequences)} sequences {tuple(sequences)}. Expected one "
+            "file a sequence, in their order."
+        )
+    if several:
+        image, spacing, affine = _read_sequences(paths)
+    else:
+        voxels, spacing, affine = read_nifti(image_path)
+        image = _with_sequences(voxels, sequences, image_path)
     if np.isfinite(image).all() and float(np.ptp(image)) == 0:
         raise ValueError(
             f"{image_path}: every voxel is {image.flat[0]}. The scan is empty; leave it out."
@@ -63,8 +78,10 @@ def read_case(
         mask = _read_mask(Path(mask_path), image_path, image.shape[:3], affine, labels)
         if image.shape[-1] == 1 and np.array_equal(image[..., 0], mask):
             raise ValueError(f"{image_path} holds what its mask holds: labels, no scan.")
+    if case_id is None:
+        case_id = case_id_of(mask_path if several and mask_path else image_path)
     try:
-        return Case(case_id_of(image_path), image, mask, spacing, tuple(sequences), affine)
+        return Case(case_id, image, mask, spacing, tuple(sequences), affine)
     except ValueError as error:
         raise ValueError(f"{image_path}: {error}") from error
 
@@ -113,6 +130,19 @@ def check_grid(
             f"{path} and {image_path.name} have different affines, so they lie in different "
             "places of the scanner. Resample one to the other."
         )
+
+
+def _read_sequences(paths: Sequence[Path]) -> tuple[np.ndarray, tuple[float, ...], np.ndarray]:
+    """Image `(D, H, W, S)`, spacing and affine of one file a sequence."""
+    images, grid = [], None
+    for path in paths:
+        voxels, spacing, affine = read_nifti(path)
+        image = _with_sequences(voxels, (path.name,), path)
+        grid = grid or (image.shape[:3], affine, spacing)
+        check_grid(path, (image.shape[:3], affine), paths[0], grid[:2])
+        images.append(image)
+    assert grid is not None
+    return np.concatenate(images, axis=-1), grid[2], grid[1]
 
 
 def _with_sequences(voxels: np.ndarray, sequences: Sequence[str], path: Path) -> np.ndarray:

@@ -1,0 +1,158 @@
+"""nnU-Net's raw data sets: a file a channel, regions, ignored voxels, both versions."""
+
+import json
+
+import numpy as np
+import pytest
+from conftest import write_nifti
+
+import kdcore
+from kdcore.data import label_names, label_regions, read_nnunet
+
+SHAPE = (4, 5, 6)
+V2 = {
+    "channel_names": {"0": "T1", "1": "FLAIR"},
+    "labels": {"background": 0, "oedema": 1, "core": 2},
+    "numTraining": 2,
+    "file_ending": ".nii.gz",
+}
+
+
+def voxels(seed):
+    return np.random.default_rng(seed).normal(size=SHAPE).astype(np.float32)
+
+
+def labels(seed, high=3):
+    return np.random.default_rng(seed).integers(0, high, SHAPE).astype(np.uint8)
+
+
+def describe(folder, **changes):
+    about = {key: value for key, value in {**V2, **changes}.items() if value is not None}
+    folder.mkdir(parents=True, exist_ok=True)
+    (folder / "dataset.json").write_text(json.dumps(about))
+
+
+@pytest.fixture
+def raw(tmp_path):
+    folder = tmp_path / "Dataset007_Bräin"
+    describe(folder)
+    for index, name in enumerate(("BR_001", "BR_002")):
+        for channel in range(2):
+            path = folder / "imagesTr" / f"{name}_{channel:04d}.nii.gz"
+            write_nifti(path, voxels(10 * index + channel))
+        write_nifti(folder / "labelsTr" / f"{name}.nii.gz", labels(index))
+    for channel in range(2):
+        write_nifti(folder / "imagesTs" / f"BR_100_{channel:04d}.nii.gz", voxels(50 + channel))
+    (folder / "imagesTr" / "._BR_001_0000.nii.gz").write_bytes(b"of a Mac")
+    return folder
+
+
+@pytest.mark.parametrize("read", [read_nnunet, kdcore.read_msd])
+def test_channels_are_joined_and_cases_are_called_as_nnunet_does(raw, read):
+    cases = read(raw)
+    assert [case.case_id for case in cases] == ["BR_001", "BR_002", "BR_100"]
+    for index, case in enumerate(cases[:2]):
+        assert case.sequences == ("T1", "FLAIR")
+        for channel in range(2):
+            np.testing.assert_array_equal(case.image[..., channel], voxels(10 * index + channel))
+        np.testing.assert_array_equal(case.mask, labels(index))
+    assert cases[2].mask is None
+    assert [case.case_id for case in read(raw, labelled_only=True)] == ["BR_001", "BR_002"]
+    assert label_names(raw) == {"0": "background", "1": "oedema", "2": "core"}
+
+
+def test_its_own_probabilities_are_found_by_name(raw, tmp_path):
+    cases = read_nnunet(raw, labelled_only=True)
+    maps = tmp_path / "maps"
+    maps.mkdir()
+    for case in cases:
+        p = np.eye(3, dtype=np.float32)[case.mask] * 0.7 + 0.1  # (X, Y, Z, C)
+        np.savez(maps / f"{case.case_id}.npz", probabilities=p.transpose(3, 2, 1, 0))
+    teacher = kdcore.NNUNetProbabilities(maps)
+    targets = kdcore.SoftTargets.write(teacher, cases, tmp_path / "soft")
+    for case in cases:
+        np.testing.assert_array_equal(np.argmax(targets[case.case_id], -1), case.mask)
+
+
+def test_version_1_lists_names_that_are_not_the_files(raw):
+    listed = [
+        {"image": f"./imagesTr/{name}.nii.gz", "label": f"./labelsTr/{name}.nii.gz"}
+        for name in ("BR_001", "BR_002")
+    ]
+    describe(raw, channel_names=None, modality=V2["channel_names"], training=listed,
+             labels={"0": "background", "1": "oedema", "2": "core"})  # fmt: skip
+    assert [case.case_id for case in read_nnunet(raw)] == ["BR_001", "BR_002", "BR_100"]
+
+
+def test_a_decathlon_folder_whose_images_end_in_0000(tmp_path):
+    write_nifti(tmp_path / "imagesTr/a_0000.nii.gz", voxels(0))
+    write_nifti(tmp_path / "labelsTr/a.nii.gz", labels(0))
+    entry = {"image": "imagesTr/a_0000.nii.gz", "label": "labelsTr/a.nii.gz"}
+    describe(tmp_path, channel_names={"0": "T1"}, training=[entry])
+    assert [case.case_id for case in kdcore.read_msd(tmp_path)] == ["a"]
+
+
+def test_regions_are_scored_and_labels_trained(raw):
+    describe(
+        raw, labels={"background": 0, "whole": [1, 2], "core": [2]}, regions_class_order=[1, 2]
+    )
+    case = read_nnunet(raw)[0]
+    np.testing.assert_array_equal(case.mask, labels(0))
+    assert label_regions(raw) == {"whole": (1, 2), "core": (2,)}
+    assert label_names(raw) == {"0": "background", "1": "whole", "2": "core"}
+
+
+def test_ignored_voxels_are_minus_1(raw):
+    describe(raw, labels={"background": 0, "oedema": 1, "ignore": 2})
+    case = read_nnunet(raw)[0]
+    np.testing.assert_array_equal(case.mask, np.where(labels(0) == 2, -1, labels(0).astype(int)))
+    assert label_names(raw) == {"0": "background", "1": "oedema"}
+    drawn = kdcore.Batches([case], SHAPE[1:], 4, shuffle=False)[0][1]
+    assert set(np.unique(drawn)) == {-1, 0, 1}
+
+
+@pytest.mark.parametrize(
+    ("lost", "told"),
+    [
+        ("imagesTr/BR_001_0001.nii.gz", "BR_001_0001.nii.gz does not exist, .*names 2 channels"),
+        ("imagesTr/BR_001_0000.nii.gz", "BR_001.nii.gz has no image: .*BR_001_0000.nii.gz"),
+    ],
+)
+def test_files_that_are_missing(raw, lost, told):
+    (raw / lost).unlink()
+    with pytest.raises(FileNotFoundError, match=told):
+        read_nnunet(raw)
+
+
+def test_a_scan_does_not_lose_its_mask_in_silence(raw):
+    (raw / "labelsTr/BR_002.nii.gz").unlink()
+    with pytest.warns(UserWarning, match="1 scans .* no mask in labelsTr .* BR_002"):
+        assert [case.mask is None for case in read_nnunet(raw)] == [False, True, True]
+
+
+@pytest.mark.parametrize(
+    ("changes", "told"),
+    [
+        ({"channel_names": {"0": "T1"}}, "BR_001_0001.nii.gz is there, but dataset.json names 1"),
+        ({"file_ending": ".mha"}, "files end in '.mha'; .nii and .nii.gz can be read"),
+        ({"file_ending": ".nii"}, "has no cases. Expected images imagesTr/<case>_0000.nii"),
+        ({"labels": {"background": 0, "oedema": 1}}, r"holds the labels \[2\]"),
+    ],
+)
+def test_descriptions_that_do_not_fit(raw, changes, told):
+    describe(raw, **changes)
+    with pytest.raises(ValueError, match=told):
+        read_nnunet(raw)
+
+
+def test_one_file_a_sequence(tmp_path):
+    paths = [write_nifti(tmp_path / f"{name}.nii.gz", voxels(i)) for i, name in enumerate("ab")]
+    mask = write_nifti(tmp_path / "patient.nii.gz", labels(0))
+    case = kdcore.read_case(paths, mask, sequences=("T1", "FLAIR"))
+    assert case.case_id == "patient" and kdcore.read_case(paths, sequences="TF").case_id == "a"
+    np.testing.assert_array_equal(case.image[..., 1], voxels(1))
+    with pytest.raises(ValueError, match="2 images, but 1 sequences"):
+        kdcore.read_case(paths, mask)
+    other = write_nifti(tmp_path / "c.nii.gz", voxels(2)[1:])
+    with pytest.raises(ValueError, match=r"c.nii.gz has shape .*a.nii.gz has"):
+        kdcore.read_case([paths[0], other], sequences=("T1", "FLAIR"))
