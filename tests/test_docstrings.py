@@ -8,6 +8,7 @@ import pytest
 from conftest import write_brats, write_msd
 from test_acdc import write_patient as write_acdc
 from test_lgg import write_patient as write_lgg
+from test_nnunet import write_nnunet
 
 import kdcore
 import kdcore.data
@@ -32,6 +33,7 @@ def shared(tmp_path_factory):
     write_brats(folder / "data" / "BraTS2021")
     write_acdc(folder / "data" / "ACDC")
     write_lgg(folder / "data" / "kaggle_3m")
+    write_nnunet(folder / "data" / "Dataset001_Brain")
     return folder
 
 

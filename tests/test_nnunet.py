@@ -32,6 +32,15 @@ def describe(folder, **changes):
     (folder / "dataset.json").write_text(json.dumps(about))
 
 
+def write_nnunet(folder):
+    """One case, whose labels are told as regions."""
+    regions = {"background": 0, "whole tumour": [1, 2], "tumour core": [2]}
+    describe(folder, labels=regions, numTraining=1)
+    for channel in range(2):
+        write_nifti(folder / "imagesTr" / f"BRAIN_001_{channel:04d}.nii.gz", voxels(channel))
+    write_nifti(folder / "labelsTr" / "BRAIN_001.nii.gz", labels(0))
+
+
 @pytest.fixture
 def raw(tmp_path):
     folder = tmp_path / "Dataset007_Bräin"

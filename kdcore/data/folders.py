@@ -36,17 +36,11 @@ def read_folder(
         ValueError: If a file cannot be read, or two files have one case id.
 
     Example:
-        >>> import kdcore.data, nibabel
-        >>> import numpy as np
-        >>> from pathlib import Path
-        >>> Path("mine").mkdir()
-        >>> for name in ("anna_T1", "anna_seg", "bert_T1"):
-        ...     voxels = np.indices((4, 4, 4)).sum(0) % (2 if "seg" in name else 5)
-        ...     image = nibabel.Nifti1Image(voxels.astype("int16"), np.eye(4))
-        ...     nibabel.save(image, f"mine/{name}.nii.gz")
-        >>> cases = kdcore.data.read_folder("mine", {"T1": "*_T1.nii.gz"}, "*_seg.nii.gz")
-        >>> [(case.case_id, case.mask is None) for case in cases]
-        [('anna', False), ('bert', True)]
+        >>> import kdcore.data
+        >>> images = {"T1": "*/*_t1.nii.gz", "FLAIR": "*/*_flair.nii.gz"}
+        >>> cases = kdcore.data.read_folder("data/BraTS2021", images, "*/*_seg.nii.gz")
+        >>> cases[0].case_id, cases[0].sequences
+        ('BraTS2021_00000', ('T1', 'FLAIR'))
     """
     folder = Path(folder)
     patterns = {"MRI": images} if isinstance(images, str) else dict(images)

@@ -85,21 +85,10 @@ def read_nnunet(folder: str | Path, *, labelled_only: bool = False) -> list[Case
         ValueError: If a file cannot be read or does not fit; the message names it.
 
     Example:
-        >>> import json, kdcore.data, nibabel
-        >>> import numpy as np
-        >>> from pathlib import Path
-        >>> folder = Path("Dataset001_Brain")
-        >>> for name in ("imagesTr/a_0000", "imagesTr/a_0001", "labelsTr/a"):
-        ...     (folder / name).parent.mkdir(parents=True, exist_ok=True)
-        ...     voxels = np.indices((4, 4, 4)).sum(0) % (2 if "labels" in name else 5)
-        ...     image = nibabel.Nifti1Image(voxels.astype("int16"), np.eye(4))
-        ...     nibabel.save(image, folder / f"{name}.nii.gz")
-        >>> about = {"channel_names": {"0": "T1", "1": "FLAIR"}, "file_ending": ".nii.gz"}
-        >>> about["labels"] = {"background": 0, "tumour": 1}
-        >>> written = (folder / "dataset.json").write_text(json.dumps(about))
-        >>> [case] = kdcore.data.read_nnunet(folder)
-        >>> case.case_id, case.sequences, case.image.shape
-        ('a', ('T1', 'FLAIR'), (4, 4, 4, 2))
+        >>> import kdcore.data
+        >>> cases = kdcore.data.read_nnunet("data/Dataset001_Brain")
+        >>> cases[0].case_id, cases[0].sequences, cases[0].mask is None
+        ('BRAIN_001', ('T1', 'FLAIR'), False)
 
     Reference: https://github.com/MIC-DKFZ/nnUNet/blob/master/documentation/dataset_format.md
     """
@@ -181,13 +170,9 @@ def label_regions(folder: str | Path) -> dict[str, tuple[int, ...]]:
     trained, which do not, and regions are scored.
 
     Example:
-        >>> import json, kdcore.data
-        >>> from pathlib import Path
-        >>> labels = {"background": 0, "whole tumour": [1, 2, 3], "tumour core": [2, 3]}
-        >>> about = {"labels": labels, "channel_names": {"0": "T1"}, "file_ending": ".nii.gz"}
-        >>> written = Path("dataset.json").write_text(json.dumps(about))
-        >>> kdcore.data.label_regions(".")
-        {'whole tumour': (1, 2, 3), 'tumour core': (2, 3)}
+        >>> import kdcore.data
+        >>> kdcore.data.label_regions("data/Dataset001_Brain")
+        {'whole tumour': (1, 2), 'tumour core': (2,)}
     """
     description = _read_description(Path(folder))
     labels = description.get("labels") or {}
