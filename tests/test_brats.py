@@ -100,6 +100,34 @@ def test_a_resection_cavity_is_no_tumour(tmp_path):
         kdcore.read_brats(tmp_path)
 
 
+def test_labels_of_children(tmp_path):
+    """1 enhancing, 2 non-enhancing, 3 cystic tumour, 4 oedema."""
+    name, mask = "BraTS-PED-00002-000", small_mask(1, 2, 3, 4)
+    for ending in ("t1n", "t1c", "t2w", "t2f"):
+        image = np.random.default_rng(0).normal(size=mask.shape)
+        write_nifti(tmp_path / name / f"{name}-{ending}.nii.gz", image)
+    write_nifti(tmp_path / name / f"{name}-seg.nii.gz", mask)
+    (case,) = kdcore.read_brats(tmp_path)
+    counts = [int((case.mask == label).sum()) for label in (1, 2)]
+    assert counts == [int((mask == 4).sum()), int(np.isin(mask, (1, 2, 3)).sum())]
+
+
+def test_capital_letters_and_folders_that_are_called_as_files(folder):
+    first, second = (folder / f"BraTS2021_0000{n}" for n in (0, 1))
+    for old, new in (("_t1", "_T1"), ("_t1ce", "_T1c"), ("_seg", "_tumor_segmentation")):
+        (first / f"{first.name}{old}.nii.gz").rename(first / f"{first.name}{new}.nii.gz")
+    path = second / f"{second.name}_t2.nii.gz"
+    inner = path.rename(second / "moved")
+    path.mkdir()
+    inner.rename(path / path.name)
+    for index, case in enumerate(kdcore.read_brats(folder)[:2]):
+        np.testing.assert_array_equal(case.image, make_brain(index).image)
+        np.testing.assert_array_equal(case.mask, make_brain(index).mask)
+    (path / "another.nii.gz").write_bytes(b"")
+    with pytest.raises(ValueError, match="_t2.nii.gz is a folder of 2 files"):
+        kdcore.read_brats(folder)
+
+
 def test_unknown_label(tmp_path):
     write_new_names(tmp_path, small_mask(1, 2, 5))
     with pytest.raises(ValueError, match=r"-seg.nii.gz holds the labels \[5\]. Expected"):

@@ -16,16 +16,18 @@ from kdcore.data.grid import reorient, resample
 from kdcore.data.nifti import case_id_of, check_grid, read_case
 from kdcore.data.simulation.mri import SEQUENCES, check_sequences
 
-ENDINGS = {  # of 2018–2021, and from 2023 on
+ENDINGS = {  # in small letters; of 2018–2021, from 2023 on, and of UCSF-PDGM
     "T1": ("_t1", "-t1n"),
-    "T1c": ("_t1ce", "-t1c"),
+    "T1c": ("_t1ce", "-t1c", "_t1c"),
     "T2": ("_t2", "-t2w"),
     "FLAIR": ("_flair", "-t2f"),
-    "mask": ("_seg", "-seg"),
+    "mask": ("_seg", "-seg", "_tumor_segmentation"),
 }
 BACKGROUND, OEDEMA, CORE = 0, 1, 2
 # Necrotic or non-enhancing core is 1; enhancing tumour is 4 until 2021, 3 from 2023 on.
 LABELS = {0: BACKGROUND, 1: CORE, 2: OEDEMA, 3: CORE, 4: CORE}
+# Of children: enhancing, non-enhancing and cystic tumour are 1, 2 and 3, oedema is 4.
+PAEDIATRIC = {0: BACKGROUND, 1: CORE, 2: CORE, 3: CORE, 4: OEDEMA}
 
 
 def read_brats(
@@ -41,8 +43,9 @@ def read_brats(
     Args:
         folder: Holds a folder for each subject, in it `X_t1`, `X_t1ce`, `X_t2`, `X_flair`
             and `X_seg` (2018–2021) or `X-t1n`, `X-t1c`, `X-t2w`, `X-t2f` and `X-seg` (from
-            2023 on), each `.nii.gz` or `.nii`. macOS' `._*` files are ignored. Adult
-            glioma before treatment: in other data sets the labels may mean other things.
+            2023 on), each `.nii.gz` or `.nii`, in small or capital letters. macOS' `._*` files are
+            ignored. Gliomas before treatment, of adults or (`BraTS-PED-...`) children: in other
+            data sets the labels may mean other things.
         spacing_mm: Edge of cubic voxels in mm to `resample` to; None keeps the files'.
         sequences: Some of "T1", "T1c", "T2", "FLAIR"; only their files are needed.
 
@@ -90,13 +93,25 @@ def _subjects(folder: Path) -> list[Path]:
 
 def _scans(subject: Path) -> list[Path]:
     names = sorted(p for p in subject.iterdir() if p.name.endswith((".nii", ".nii.gz")))
-    return [path for path in names if not path.name.startswith("._")]
+    return [_inner(path) for path in names if not path.name.startswith("._")]
+
+
+def _inner(path: Path) -> Path:
+    """The file, or the only one in a folder of a file's name, as Kaggle unpacks some."""
+    if not path.is_dir():
+        return path
+    files = [p for p in path.iterdir() if p.is_file() and not p.name.startswith("._")]
+    if len(files) != 1:
+        raise ValueError(
+            f"{path} is a folder of {len(files)} files. Expected a file, or one in it."
+        )
+    return path / files[0].name
 
 
 def _kind(path: Path) -> str | None:
     """The sequence in a file, "mask", or None."""
     for kind, endings in ENDINGS.items():
-        if case_id_of(path).endswith(endings):
+        if case_id_of(path).lower().endswith(endings):
             return kind
     return None
 
@@ -155,12 +170,14 @@ def _our_labels(mask: np.ndarray, path: Path) -> np.ndarray:
             f"{path} holds the labels {sorted(received - set(LABELS))}. Expected BraTS' 0, 1, "
             "2, and 3 or 4."
         )
-    if 4 in received and case_id_of(path).endswith("-seg"):
+    of_children = path.name.upper().startswith("BRATS-PED")
+    if 4 in received and case_id_of(path).endswith("-seg") and not of_children:
         raise ValueError(
             f"{path} holds the label 4. With names of this style, that is the resection cavity "
             "of the post-treatment data (2024), neither oedema nor tumour. Expected 0, 1, 2, 3: "
             "use the data from before treatment, or decide on the cavity and relabel it."
         )
+    numbers = PAEDIATRIC if of_children else LABELS
     table = np.zeros(256, np.uint8)
-    table[list(LABELS)] = list(LABELS.values())
+    table[list(numbers)] = list(numbers.values())
     return table[mask]
