@@ -272,6 +272,18 @@ def test_a_ramp_stays_a_ramp(spacing):
 
 
 @pytest.mark.parametrize("affine", [RAS, OBLIQUE])
+def test_voxels_need_not_be_cubes(affine):
+    case = ball(affine)
+    again = kdcore.resample(case, (4.0, 1.0, 2.0))
+    assert again.spacing_mm == (4.0, 1.0, 2.0)
+    np.testing.assert_allclose(np.linalg.norm(again.affine[:3, :3], axis=0), (4, 1, 2))
+    moved = position_mm(case, case.image[..., 0]) - position_mm(again, again.image[..., 0])
+    assert np.abs(moved).max() < 0.2
+    cubes, thrice = kdcore.resample(case, 2.0), kdcore.resample(case, (2, 2, 2))
+    np.testing.assert_array_equal(cubes.mask, thrice.mask)
+
+
+@pytest.mark.parametrize("affine", [RAS, OBLIQUE])
 def test_resizing_moves_nothing_and_leaves_slices_alone(affine):
     case = ball(affine)
     height, width = case.mask.shape[1:]
@@ -320,13 +332,13 @@ def test_one_voxel_is_the_least():
     assert kdcore.resample(ball(RAS), 500.0).image.shape == (1, 1, 1, 1)
 
 
-@pytest.mark.parametrize("spacing", [0, -1.0, np.nan, np.inf])
+@pytest.mark.parametrize("spacing", [0, -1.0, np.nan, np.inf, (1.0, 2.0)])
 def test_impossible_spacing(spacing):
-    with pytest.raises(ValueError, match="spacing_mm must be one size > 0 mm. Received"):
+    with pytest.raises(ValueError, match="spacing_mm must be one size > 0 mm, or three. Received"):
         kdcore.resample(ball(RAS), spacing)
 
 
 def test_lengths_that_no_machine_could_hold():
     case = replace(make_case(0), spacing_mm=(1000.0, 1000.0, 1000.0), affine=None)
-    with pytest.raises(ValueError, match="case_000: at 1 mm it would have .* are these lengths"):
+    with pytest.raises(ValueError, match="case_000: at .1.0, 1.0, 1.0. mm it would have .* are these lengths"):
         kdcore.resample(case, 1.0)

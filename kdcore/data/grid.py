@@ -3,6 +3,7 @@
 Left out on purpose: registration, and growing or cutting the field of view.
 """
 
+from collections.abc import Sequence
 from dataclasses import replace
 
 import numpy as np
@@ -14,8 +15,8 @@ from kdcore.data.nifti import MOST_VOXELS
 _SHIFT = 0.01  # old voxels
 
 
-def resample(case: Case, spacing_mm: float) -> Case:
-    """The same scan with cubic voxels of another size, around the same centre.
+def resample(case: Case, spacing_mm: float | Sequence[float]) -> Case:
+    """The same scan with voxels of another size, around the same centre.
 
     Image: blurred along axes that become coarser by a factor f > 1, with a Gaussian of
     (f − 1) / 2 voxels, then interpolated linearly. Mask: each label's indicator the same
@@ -24,15 +25,15 @@ def resample(case: Case, spacing_mm: float) -> Case:
 
     Args:
         case: `image` (D, H, W, S), `mask` (D, H, W) or None.
-        spacing_mm: Edge of the new voxels in mm.
+        spacing_mm: Edge of the new voxels in mm; one number for cubes, three for D, H and W.
 
     Returns:
         A case of about `shape · case.spacing_mm / spacing_mm` voxels; its affine, if the
         case has one, places them where they were.
 
     Raises:
-        ValueError: If `spacing_mm` is not a positive number, or so small that nothing could
-            hold the result, or the case does not know its own.
+        ValueError: If `spacing_mm` is no positive number or three, or so small that nothing
+            could hold the result, or the case does not know its own.
 
     Example:
         >>> import kdcore
@@ -42,23 +43,25 @@ def resample(case: Case, spacing_mm: float) -> Case:
         >>> coarse.image.shape, coarse.spacing_mm
         ((8, 16, 16, 1), (2.0, 2.0, 2.0))
     """
-    if not (np.isfinite(spacing_mm) and spacing_mm > 0):
-        raise ValueError(f"spacing_mm must be one size > 0 mm. Received: {spacing_mm}.")
+    edges = np.asarray(spacing_mm, float)
+    if edges.shape not in ((), (3,)) or not (np.isfinite(edges) & (edges > 0)).all():
+        raise ValueError(f"spacing_mm must be one size > 0 mm, or three. Received: {spacing_mm}.")
+    spacing = tuple(float(edge) for edge in np.broadcast_to(edges, 3))
     if not case.has_spacing:
         raise ValueError(
             f"{case.case_id}: the size of its voxels is not known, so it cannot be resampled. Set "
             "it: dataclasses.replace(case, spacing_mm=(D, H, W))."
         )
     old = np.array(case.image.shape[:3])
-    factor = spacing_mm / np.array(case.spacing_mm)  # old voxels in a new one
+    factor = np.array(spacing) / np.array(case.spacing_mm)  # old voxels in a new one
     size = np.maximum(np.rint(old / factor), 1)
     if not size.prod() <= MOST_VOXELS:
         raise ValueError(
-            f"{case.case_id}: at {spacing_mm:g} mm it would have {size.prod():.2g} voxels, "
+            f"{case.case_id}: at {spacing} mm it would have {size.prod():.2g} voxels, "
             f"more than {MOST_VOXELS}. Its own are of {case.spacing_mm} mm: are these lengths "
             "right?"
         )
-    return _on_grid(case, size.astype(int), factor, (spacing_mm,) * 3)
+    return _on_grid(case, size.astype(int), factor, spacing)
 
 
 def resize(case: Case, shape: tuple[int, int]) -> Case:
