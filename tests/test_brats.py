@@ -340,5 +340,5 @@ def test_impossible_spacing(spacing):
 
 def test_lengths_that_no_machine_could_hold():
     case = replace(make_case(0), spacing_mm=(1000.0, 1000.0, 1000.0), affine=None)
-    with pytest.raises(ValueError, match="case_000: at .1.0, 1.0, 1.0. mm it would have .* are these lengths"):
+    with pytest.raises(ValueError, match="case_000: at .* mm it would have .* are these lengths"):
         kdcore.resample(case, 1.0)
