@@ -102,6 +102,8 @@ class Batches(keras.utils.PyDataset):
         self.labelled_ids = tuple(case.case_id for case in cases if case.mask is not None)
         self._sources = [_Source(case, normalization) for case in cases]
         self.labels, self._mistake = _labels_of(cases)
+        if len(self.shape) == 2:
+            _tell_of_wrong_slices(cases, self.shape)
         self._soft_targets = soft_targets
         if soft_targets is not None:
             soft_targets.check_images(cases, normalization)
@@ -348,6 +350,24 @@ def _labels_of(cases: Sequence[Case]) -> tuple[tuple[int, ...], str]:
             stacklevel=3,
         )
     return tuple(sorted(labels)), mistake
+
+
+def _tell_of_wrong_slices(cases: Sequence[Case], shape: Sequence[int]) -> None:
+    """In most files the slices that a scanner made lie along the last axis, not the first."""
+    for case in cases:
+        size = case.image.shape[1:3]
+        shown = min(size[0], shape[0]) * min(size[1], shape[1])
+        padding = 1 - shown / (shape[0] * shape[1])
+        thickest = max(case.spacing_mm[1:]) if case.has_spacing else 0.0
+        if padding > 0.75 or thickest >= 2 * case.spacing_mm[0]:
+            warnings.warn(
+                f"{case.case_id}: slices along its first axis are of {size} voxels "
+                f"({padding:.0%} of a sample of {tuple(shape)} is padding), with voxels of "
+                f"{tuple(round(edge, 2) for edge in case.spacing_mm)} mm. If its slices lie along "
+                "another axis, kdcore.reorient(case) puts axial ones first.",
+                stacklevel=3,
+            )
+            return
 
 
 def _voxels(array: np.ndarray) -> np.ndarray:

@@ -1,6 +1,7 @@
 """Image, mask and soft target stay together, whatever happens to them."""
 
 import dataclasses
+import re
 
 import numpy as np
 import pytest
@@ -404,6 +405,24 @@ def test_labels_are_told_before_the_first_step():
         kdcore.Batches([with_mask(0), with_mask(255 * np.eye(16), 1)], (16, 16), 2)[0]
     with pytest.warns(UserWarning, match=r"\[0, 2, 41\].*42 classes.*case_000 holds 41.*relabel"):
         kdcore.Batches([with_mask(np.where(np.arange(16) == 3, 41, 2 * np.eye(16)))], (16, 16), 2)
+
+
+@pytest.mark.parametrize(
+    ("size", "spacing", "told"),
+    [
+        ((3, 16, 16), (5.0, 0.8, 0.8), None),
+        ((3, 16, 12), (1.0, 1.0, 1.0), None),
+        ((16, 16, 3), (1.0, 1.0, 1.0), "81% of a sample"),  # strips of 16 by 3
+        ((16, 16, 16), (0.8, 0.8, 5.0), "0.8, 0.8, 5.0. mm"),
+        ((16, 16, 16), (float("nan"),) * 3, None),
+    ],
+)
+def test_slices_along_the_wrong_axis_are_told(size, spacing, told, recwarn):
+    case = dataclasses.replace(make_case(0, size), spacing_mm=spacing)
+    kdcore.Batches([case], (16, 16), 2)
+    said = [str(warning.message) for warning in recwarn.list]
+    assert len(said) == (told is not None)
+    assert told is None or (re.search(told, said[0]) and "kdcore.reorient" in said[0])
 
 
 def test_foreground_is_not_sought_where_nobody_labelled(recwarn):
