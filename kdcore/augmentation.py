@@ -31,7 +31,7 @@ class Augmentation:
         noise: Largest standard deviation of Gaussian noise.
         geometric_share: Share of samples that are moved at all.
 
-    Example:
+    Examples:
         >>> import kdcore
         >>> cases = kdcore.simulate_cases(2, seed=0, simulation=kdcore.Simulation(spacing_mm=6.0))
         >>> augmentation = kdcore.Augmentation(rotate_deg=10.0, elastic=0.0)

@@ -53,7 +53,7 @@ class Batches(keras.utils.PyDataset):
             impossible, or foreground is asked for of a case with neither mask nor soft target.
         KeyError: If the soft targets lack a case.
 
-    Example:
+    Examples:
         >>> import kdcore
         >>> cases = kdcore.simulate_cases(2, seed=0, simulation=kdcore.Simulation(spacing_mm=6.0))
         >>> batches = kdcore.Batches(cases, shape=(32, 28), batch_size=4)

@@ -77,7 +77,7 @@ class Distiller(keras.Model):
         ValueError: For an impossible temperature or alpha, a teacher that is the
             student, another number of classes, or a softmax or sigmoid head.
 
-    Example:
+    Examples:
         >>> import keras, kdcore
         >>> cases = kdcore.simulate_cases(2, seed=0, simulation=kdcore.Simulation(spacing_mm=6.0))
         >>> batches = kdcore.Batches(cases, shape=(32, 28), batch_size=4, num_batches=2)
@@ -250,7 +250,7 @@ class Distiller(keras.Model):
 class StudentCheckpoint(keras.callbacks.ModelCheckpoint):
     """`keras.callbacks.ModelCheckpoint` that saves `distiller.student` alone, whole or not at all.
 
-    Example:
+    Examples:
         >>> import keras, kdcore
         >>> student = kdcore.unet((32, 28, 4), num_classes=3, filters=2, depth=1)
         >>> distiller = kdcore.Distiller(student)

@@ -60,7 +60,7 @@ def export(
             calibration images.
         ImportError: If the packages of the extra `kdcore[export]` are not there.
 
-    Example:
+    Examples:
         >>> import kdcore
         >>> model = kdcore.unet((16, 16, 1), num_classes=3, filters=2, depth=1)
         >>> kdcore.export(model, "student.onnx", sequences=["T1"]).name
@@ -143,7 +143,7 @@ def load_exported(path: str | Path, threads: int = 1) -> Exported:
             together.
         ImportError: If the runtime (extra `kdcore[export]`) is not installed.
 
-    Example:
+    Examples:
         >>> import kdcore
         >>> import numpy as np
         >>> model = kdcore.unet((16, 16, 1), num_classes=3, filters=2, depth=1)

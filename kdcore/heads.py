@@ -93,7 +93,7 @@ def to_logits(model: keras.Model) -> keras.Model:
         A functional model of the same layers and weights, with log p, or log p/(1 − p) of one
         channel. Trained through it, the network learns as with logits.
 
-    Example:
+    Examples:
         >>> import keras, kdcore
         >>> inputs = keras.Input((None, None, 1))
         >>> network = keras.Model(inputs, keras.layers.Conv2D(3, 1, activation="softmax")(inputs))

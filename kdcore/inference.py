@@ -36,7 +36,7 @@ def predict_probabilities(
         ValueError: If the network takes another number of sequences, or puts out NaN or
             probabilities.
 
-    Example:
+    Examples:
         >>> import kdcore
         >>> cases = kdcore.simulate_cases(2, seed=0, simulation=kdcore.Simulation(spacing_mm=6.0))
         >>> model = kdcore.unet((None, None, 4), num_classes=3, filters=2, depth=1)
@@ -71,7 +71,7 @@ def predict_mask(
 ) -> np.ndarray:
     """Most probable label of every voxel, `(D, H, W)` uint8.
 
-    Example:
+    Examples:
         >>> import kdcore
         >>> cases = kdcore.simulate_cases(2, seed=0, simulation=kdcore.Simulation(spacing_mm=6.0))
         >>> model = kdcore.unet((None, None, 4), num_classes=3, filters=2, depth=1)

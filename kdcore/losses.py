@@ -62,7 +62,7 @@ def kd_loss(
         ValueError: If shapes differ, the temperature is not a positive finite number,
             or the values are evidently probabilities.
 
-    Example:
+    Examples:
         >>> import kdcore
         >>> import numpy as np
         >>> teacher_logits = np.array([[[2.0, 0.0], [0.0, 4.0]]])
@@ -104,7 +104,7 @@ def channel_wise_loss(
     Returns:
         A scalar, in nats.
 
-    Example:
+    Examples:
         >>> import kdcore
         >>> import numpy as np
         >>> logits = np.array([[[2.0, 0.0], [0.0, 4.0]]])
@@ -153,7 +153,7 @@ def soft_dice_loss(y_true: Tensor, y_prob: Tensor, sample_weight: Tensor | None 
     Returns:
         A scalar in [0, 1]. A class that is in neither contributes 0.
 
-    Example:
+    Examples:
         >>> import kdcore
         >>> import numpy as np
         >>> soft = np.array([[[0.5], [0.9], [0.0]]])
@@ -189,7 +189,7 @@ def regional_kd_loss(
 
     Args: as for `kd_loss`.
 
-    Example:
+    Examples:
         >>> import kdcore
         >>> import numpy as np
         >>> logits = np.array([[[2.0, 0.0], [0.0, 4.0]]])
@@ -248,7 +248,7 @@ def cross_entropy(mask: Tensor, logits: Tensor, sample_weight: Tensor | None = N
     Returns:
         A scalar; 0 if no voxel counts.
 
-    Example:
+    Examples:
         >>> import kdcore
         >>> import numpy as np
         >>> mask = np.array([[0, 1, -1]])  # the last voxel has no label
@@ -292,7 +292,7 @@ def dice_cross_entropy(
     Returns:
         A scalar; 0 if no voxel counts.
 
-    Example:
+    Examples:
         >>> import kdcore
         >>> import numpy as np
         >>> mask = np.array([[0, 1, -1]])  # the last voxel has no label
@@ -323,7 +323,7 @@ class DiceCrossEntropy(keras.losses.Loss):
     batch, and the parts are averaged. The cross-entropy alone (`dice_weight=0`) gives
     the same update on 1 and on 2 replicas that see equally many labelled voxels.
 
-    Example:
+    Examples:
         >>> import keras, kdcore
         >>> model = kdcore.unet((16, 16, 1), num_classes=3, filters=2, depth=1)
         >>> model.compile(keras.optimizers.Adam(1e-3), loss=kdcore.DiceCrossEntropy())

@@ -35,7 +35,7 @@ def normalize(image: np.ndarray, method: str = "percentile") -> np.ndarray:
     Raises:
         ValueError: For another method, or voxels that are NaN or infinite.
 
-    Example:
+    Examples:
         >>> import kdcore
         >>> import numpy as np
         >>> image = np.array([[100.0], [300.0], [500.0]])
@@ -120,7 +120,7 @@ def fit_minmax(cases: Iterable[Case], split: Split) -> FittedMinMax:
     Raises:
         LeakageError: If a case is one of validation or test.
 
-    Example:
+    Examples:
         >>> import kdcore
         >>> cases = kdcore.simulate_cases(4, seed=0, simulation=kdcore.Simulation(spacing_mm=6.0))
         >>> split = kdcore.split_cases(cases, num_labelled=2, num_validation=1, num_test=1)

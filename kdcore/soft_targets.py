@@ -47,7 +47,7 @@ class SoftTargets:
     log-probabilities. Its digest is checked the first time it is asked for, and again when
     the file changed.
 
-    Example:
+    Examples:
         >>> import kdcore
         >>> cases = kdcore.simulate_cases(2, seed=0, simulation=kdcore.Simulation(spacing_mm=6.0))
         >>> teacher = kdcore.unet((32, 28, 4), num_classes=3, filters=2, depth=1)

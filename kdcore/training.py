@@ -88,7 +88,7 @@ def fit(
             the start, optimizer, loss, batches, epochs), or was damaged.
         LeakageError: If a case may not be trained on.
 
-    Example:
+    Examples:
         >>> import keras, kdcore
         >>> cases = kdcore.simulate_cases(1, seed=0, simulation=kdcore.Simulation(spacing_mm=6.0))
         >>> batches = kdcore.Batches(cases, shape=(32, 32), batch_size=4, num_batches=2)
@@ -132,7 +132,7 @@ def warmup_cosine(peak: float, steps: int) -> keras.optimizers.schedules.Learnin
     Returns:
         For an optimizer's `learning_rate`.
 
-    Example:
+    Examples:
         >>> import keras, kdcore
         >>> rate = kdcore.warmup_cosine(peak=0.01, steps=1500)
         >>> print(*[round(float(rate(step)), 3) for step in (0, 50, 100, 800, 1500)])

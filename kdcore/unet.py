@@ -42,7 +42,7 @@ def unet(
     Raises:
         ValueError: If an argument is impossible, or a size no multiple of 2**`depth`.
 
-    Example:
+    Examples:
         >>> import kdcore
         >>> student = kdcore.unet((64, 48, 1), num_classes=3, filters=4)
         >>> student.count_params(), student.output_shape
@@ -87,7 +87,7 @@ def size_multiple(network: keras.Model) -> int | None:
         The smallest number up to 64; `None` if there is none, if the sizes are fixed, or if
         the network's graph cannot be seen.
 
-    Example:
+    Examples:
         >>> import kdcore
         >>> from kdcore.unet import size_multiple
         >>> size_multiple(kdcore.unet((None, None, 1), num_classes=3, depth=3))

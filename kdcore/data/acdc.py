@@ -60,7 +60,7 @@ def read_acdc(folder: str | Path) -> list[Case]:
         ValueError: If a patient is there twice or has another number of frames than two, or a
             file is damaged or does not fit. The message names it.
 
-    Example:
+    Examples:
         >>> import kdcore.data
         >>> cases = kdcore.data.read_acdc("data/ACDC")
         >>> cases[0].case_id, cases[0].image.ndim
@@ -98,7 +98,7 @@ def acdc_info(folder: str | Path) -> dict[str, dict[str, Any]]:
     Raises:
         FileNotFoundError, ValueError: As `read_acdc`.
 
-    Example:
+    Examples:
         >>> import kdcore.data
         >>> kdcore.data.acdc_info("data/ACDC")["patient001"]["Group"]
         'DCM'
@@ -109,7 +109,7 @@ def acdc_info(folder: str | Path) -> dict[str, dict[str, Any]]:
 def acdc_patient(case: Case | str) -> str:
     """Whose scan it is, for `split_cases(groups=...)`.
 
-    Example:
+    Examples:
         >>> import kdcore.data
         >>> kdcore.data.acdc_patient("patient001_frame12")
         'patient001'
@@ -135,7 +135,7 @@ def acdc_split(cases: Iterable[Case | str], num_labelled: int = 7) -> Split:
     Raises:
         ValueError: If a patient is missing, or the number is neither 1 … 7 nor 70.
 
-    Example:
+    Examples:
         >>> import kdcore.data
         >>> ids = [f"patient{p:03d}_frame{f:02d}" for p in range(1, 101) for f in (1, 12)]
         >>> kdcore.data.acdc_split(ids, 1).labelled

@@ -59,7 +59,7 @@ def read_brats(
         ValueError: If a file cannot be read or does not fit, holds another label, or two
             files are there for one sequence; the message names them.
 
-    Example:
+    Examples:
         >>> import kdcore
         >>> cases = kdcore.read_brats("data/BraTS2021", spacing_mm=4.0, sequences=["T1", "FLAIR"])
         >>> cases[0].sequences, cases[0].spacing_mm

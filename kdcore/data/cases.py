@@ -31,7 +31,7 @@ class Case:
     Raises:
         ValueError: If shapes, dtypes or values do not fit; the message names the case.
 
-    Example:
+    Examples:
         >>> import kdcore
         >>> import numpy as np
         >>> image = np.random.default_rng(0).normal(size=(4, 32, 28, 1))
@@ -108,7 +108,7 @@ def relabel(case: Case, labels: Mapping[int, int]) -> Case:
     Raises:
         ValueError: If the case has no mask, or a new label is not in −1 … 255.
 
-    Example:
+    Examples:
         >>> import kdcore.data
         >>> import numpy as np
         >>> mask = np.array([[[0, 41, 255]]])

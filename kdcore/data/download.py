@@ -41,7 +41,7 @@ def hippocampus_folder(data_dir: str | Path | None = None) -> Path:
         ConnectionError: If it has to be downloaded and cannot be; names the ways out.
         ValueError: If the archive is not the official one.
 
-    Example:
+    Examples:
         >>> import kdcore
         >>> folder = kdcore.hippocampus_folder("data")  # without an argument it is downloaded
         >>> folder.name
@@ -79,7 +79,7 @@ def acdc_folder(data_dir: str | Path | None = None) -> Path:
         ConnectionError: If it has to be downloaded and cannot be; names the ways out.
         ValueError: If a file is not that of the pinned commit.
 
-    Example:
+    Examples:
         >>> import kdcore.data
         >>> folder = kdcore.data.acdc_folder("data")  # without an argument it is downloaded
         >>> cases = kdcore.data.read_acdc(folder)

@@ -35,7 +35,7 @@ def read_folder(
         FileNotFoundError: If nothing fits a pattern, or a case lacks a sequence or its image.
         ValueError: If a file cannot be read, or two files have one case id.
 
-    Example:
+    Examples:
         >>> import kdcore.data
         >>> images = {"T1": "*/*_t1.nii.gz", "FLAIR": "*/*_flair.nii.gz"}
         >>> cases = kdcore.data.read_folder("data/BraTS2021", images, "*/*_seg.nii.gz")

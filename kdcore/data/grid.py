@@ -35,7 +35,7 @@ def resample(case: Case, spacing_mm: float | Sequence[float]) -> Case:
         ValueError: If `spacing_mm` is no positive number or three, or so small that nothing
             could hold the result, or the case does not know its own.
 
-    Example:
+    Examples:
         >>> import kdcore
         >>> import numpy as np
         >>> case = kdcore.Case("a", np.ones((4, 32, 32, 1)), None, spacing_mm=(4.0, 1.0, 1.0))
@@ -77,7 +77,7 @@ def resize(case: Case, shape: tuple[int, int]) -> Case:
     Raises:
         ValueError: If `shape` is no height and width of 1 or more.
 
-    Example:
+    Examples:
         >>> import kdcore.data
         >>> import numpy as np
         >>> case = kdcore.data.Case("a", np.ones((9, 256, 216, 1)), None, (10.0, 1.5, 1.5))
@@ -116,7 +116,7 @@ def orientation(case: Case) -> str:
 
     Of an oblique scan the nearest; empty where the case has no affine.
 
-    Example:
+    Examples:
         >>> import kdcore.data
         >>> simulation = kdcore.data.Simulation(spacing_mm=6.0)
         >>> [case] = kdcore.data.simulate_cases(1, simulation=simulation)
@@ -141,7 +141,7 @@ def reorient(case: Case, axes: str = "SPR") -> Case:
     Raises:
         ValueError: If the case has no affine, or `axes` are no three axes.
 
-    Example:
+    Examples:
         >>> import kdcore
         >>> [case] = kdcore.simulate_cases(1, simulation=kdcore.Simulation(spacing_mm=6.0))
         >>> turned = kdcore.reorient(case, "RAS")

@@ -49,7 +49,7 @@ def read_lgg(folder: str | Path) -> list[Case]:
         ValueError: If a patient is there twice, a number is missing, or a file is damaged or
             of another kind, size or content. The message names it.
 
-    Example:
+    Examples:
         >>> import kdcore.data
         >>> cases = kdcore.data.read_lgg("data/kaggle_3m")
         >>> cases[0].sequences
@@ -81,7 +81,7 @@ def read_lgg(folder: str | Path) -> list[Case]:
 def lgg_site(case: Case | str) -> str:
     """The hospital's code: CS, DU, EZ, FG or HT; for `split_cases(stratify=...)`.
 
-    Example:
+    Examples:
         >>> import kdcore.data
         >>> kdcore.data.lgg_site("TCGA_DU_5849_19950405")
         'DU'

@@ -34,7 +34,7 @@ def read_msd(folder: str | Path, *, labelled_only: bool = False) -> list[Case]:
         FileNotFoundError: If the folder, `dataset.json`, an image or a mask is missing.
         ValueError: If a file cannot be read or does not fit; the message names it.
 
-    Example:
+    Examples:
         >>> import kdcore
         >>> cases = kdcore.read_msd("data/Task04_Hippocampus")
         >>> cases[0].image.ndim, cases[0].mask.ndim
@@ -84,7 +84,7 @@ def read_nnunet(folder: str | Path, *, labelled_only: bool = False) -> list[Case
         FileNotFoundError: If the folder, `dataset.json`, an image or a channel is missing.
         ValueError: If a file cannot be read or does not fit; the message names it.
 
-    Example:
+    Examples:
         >>> import kdcore.data
         >>> cases = kdcore.data.read_nnunet("data/Dataset001_Brain")
         >>> cases[0].case_id, cases[0].sequences, cases[0].mask is None
@@ -169,7 +169,7 @@ def label_regions(folder: str | Path) -> dict[str, tuple[int, ...]]:
     nnU-Net trains regions that overlap ("whole tumour" holds "tumour core"). Here labels are
     trained, which do not, and regions are scored.
 
-    Example:
+    Examples:
         >>> import kdcore.data
         >>> kdcore.data.label_regions("data/Dataset001_Brain")
         {'whole tumour': (1, 2), 'tumour core': (2,)}
@@ -189,7 +189,7 @@ def label_names(folder: str | Path) -> dict[str, str]:
     Raises:
         FileNotFoundError, ValueError: As `read_msd`.
 
-    Example:
+    Examples:
         >>> import kdcore.data
         >>> kdcore.data.label_names("data/Task04_Hippocampus")
         {'0': 'background', '1': 'Anterior', '2': 'Posterior'}

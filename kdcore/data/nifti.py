@@ -46,7 +46,7 @@ def read_case(
         FileNotFoundError, PermissionError: As the operating system says.
         ValueError: If a file is damaged, or image and mask do not fit together.
 
-    Example:
+    Examples:
         >>> import kdcore, nibabel
         >>> import numpy as np
         >>> image = np.random.default_rng(0).normal(size=(32, 28, 4))
@@ -89,7 +89,7 @@ def read_case(
 def save_mask(path: str | Path, mask: np.ndarray, case: Case) -> Path:
     """Write a `(D, H, W)` label map on the grid of `case` as NIfTI; unknown voxels as of 1 mm.
 
-    Example:
+    Examples:
         >>> import kdcore
         >>> [case] = kdcore.simulate_cases(1, simulation=kdcore.Simulation(spacing_mm=6.0))
         >>> kdcore.save_mask("mask.nii.gz", case.mask, case).name

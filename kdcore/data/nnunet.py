@@ -20,7 +20,7 @@ class NNUNetProbabilities:
             version 1) of shape (C, Z, Y, X), the axis order of SimpleITK; it is turned
             into kdcore's (X, Y, Z, C).
 
-    Example:
+    Examples:
         >>> import kdcore
         >>> import numpy as np
         >>> maps = np.full((2, 6, 8, 4), 0.5)  # classes, Z, Y, X: as nnU-Net writes them

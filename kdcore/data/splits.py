@@ -19,7 +19,7 @@ Rule = Mapping[str, Hashable] | Callable[[Any], Hashable]
 class LeakageError(ValueError):
     """A case was about to be used on the wrong side of a split.
 
-    Example:
+    Examples:
         >>> import kdcore
         >>> split = kdcore.Split(labelled=("a", "b"), unlabelled=(), validation=("c",), test=("d",))
         >>> split.require(["d"], ("labelled", "unlabelled"), "Training")
@@ -39,7 +39,7 @@ class Split:
         test: For the result, once.
         seed: The seed it was drawn with.
 
-    Example:
+    Examples:
         >>> import kdcore
         >>> split = kdcore.split_cases(["a", "b", "c", "d", "e"], 1, 1, 1)
         >>> len(split.labelled), len(split.unlabelled), len(split.validation), len(split.test)
@@ -143,7 +143,7 @@ def split_cases(
         ValueError: If there are fewer cases (or groups) than asked for, an id comes twice,
             a mapping lacks one, or a group has two properties.
 
-    Example:
+    Examples:
         >>> import kdcore
         >>> ids = ["p1_left", "p1_right", "p2_left", "p2_right", "p3_left", "p3_right"]
         >>> split = kdcore.split_cases(ids, 1, 1, 1, groups=lambda case_id: case_id[:2])

@@ -28,7 +28,7 @@ def count_macs(model: keras.Model, space: Sequence[int] | None = None) -> int:
     Raises:
         ValueError: If a size is not known, or the model does not take it.
 
-    Example:
+    Examples:
         >>> import kdcore
         >>> from kdcore.evaluation.cost import count_macs
         >>> count_macs(kdcore.unet((None, None, 1), 3, filters=4), (64, 48))

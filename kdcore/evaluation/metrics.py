@@ -36,7 +36,7 @@ def dice(reference: np.ndarray, prediction: np.ndarray, label: int) -> float:
     Returns:
         In [0, 1]; NaN if the label is in neither mask, 0 if in one only.
 
-    Example:
+    Examples:
         >>> import kdcore
         >>> import numpy as np
         >>> round(float(kdcore.dice(np.array([0, 1, 1]), np.array([0, 1, 0]), label=1)), 3)
@@ -62,7 +62,7 @@ def surface_distances(
     Raises:
         ValueError: If shapes differ, or the voxels' size is not known.
 
-    Example:
+    Examples:
         >>> import kdcore
         >>> import numpy as np
         >>> mask = np.zeros((10, 10, 10), np.uint8)
@@ -104,7 +104,7 @@ def calibration(reference: np.ndarray, probabilities: np.ndarray) -> dict[str, f
         `ece`: expected calibration error of the top class, 15 equal bins, in [0, 1].
         `brier`: mean of Σ_c (p_c − y_c)², in [0, 2]. `nll`: mean −log p(label), in nats.
 
-    Example:
+    Examples:
         >>> import kdcore
         >>> import numpy as np
         >>> undecided = np.full((2, 4, 4, 2), 0.5)
@@ -166,7 +166,7 @@ def evaluate(
         ValueError: If a case has no mask, or a region's name or labels are impossible.
         LeakageError: If a case is not in that part of the split.
 
-    Example:
+    Examples:
         >>> import kdcore
         >>> cases = kdcore.simulate_cases(2, seed=0, simulation=kdcore.Simulation(spacing_mm=6.0))
         >>> model = kdcore.unet((32, 28, 4), num_classes=3, filters=2, depth=1)
@@ -223,7 +223,7 @@ def agreement(
     Returns:
         `{case_id: Dice}`; NaN where both see background alone.
 
-    Example:
+    Examples:
         >>> import kdcore
         >>> from kdcore.evaluation import agreement
         >>> cases = kdcore.simulate_cases(2, seed=0, simulation=kdcore.Simulation(spacing_mm=6.0))
@@ -289,7 +289,7 @@ def absent_labels(
     Raises:
         ValueError: If a case has no mask.
 
-    Example:
+    Examples:
         >>> import kdcore
         >>> import numpy as np
         >>> from kdcore.evaluation import absent_labels
@@ -342,7 +342,7 @@ def case_dice(entry: Scores) -> float:
 def mean_dice(results: dict[str, Scores]) -> float:
     """Mean over cases of the mean foreground Dice; NaN if it is defined for none.
 
-    Example:
+    Examples:
         >>> import kdcore
         >>> scores = {"a": {"1": {"dice": 0.5}, "2": {"dice": 0.7}}, "b": {"1": {"dice": 0.8}}}
         >>> round(kdcore.mean_dice(scores), 3)
@@ -360,7 +360,7 @@ class ForegroundDice(keras.metrics.Metric):
     To watch training; the reported Dice is `evaluate`'s, per case. Voxels with a mask of −1
     do not count, and neither do labels that occur nowhere.
 
-    Example:
+    Examples:
         >>> import kdcore
         >>> import numpy as np
         >>> metric = kdcore.ForegroundDice(num_classes=2)

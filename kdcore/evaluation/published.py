@@ -57,7 +57,7 @@ def beside_published(
         The table; of other test cases than the published ones a sentence instead, since
         nothing could be said to agree.
 
-    Example:
+    Examples:
         >>> import pandas as pd
         >>> from kdcore.evaluation import beside_published, table_of
         >>> def scores(*values):

@@ -36,7 +36,7 @@ def write_report(path: str | Path, title: str, parts: Iterable[Any]) -> Path:
     Raises:
         ValueError: For a part of another kind.
 
-    Example:
+    Examples:
         >>> import pandas as pd
         >>> from kdcore.evaluation import write_report
         >>> scores = pd.DataFrame({"arm": ["student", "baseline"], "Dice": [0.54, 0.43]})

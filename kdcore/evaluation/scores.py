@@ -63,7 +63,7 @@ def table_of(
         Columns `study, arm, seed, case, label, metric, value`; cases, labels and metrics in
         the order of `scores`.
 
-    Example:
+    Examples:
         >>> from kdcore.evaluation import table_of
         >>> table = table_of({"case_1": {"1": {"dice": 0.5}}}, arm="student")
         >>> table[["arm", "case", "metric", "value"]]
@@ -141,7 +141,7 @@ def _chosen(table: Table, column: str, wanted: Sequence[str]) -> Table:
 def per_case(source: Source, arm: str, label: str = MEAN, metric: str = "dice") -> pd.Series:
     """A metric of each case of an arm, averaged over the seeds where it is defined.
 
-    Example:
+    Examples:
         >>> from kdcore.evaluation import per_case, table_of
         >>> scores = {"case_1": {"1": {"dice": 0.5}, "2": {"dice": 0.75}}}
         >>> per_case(table_of(scores, arm="student"), "student").to_dict()
@@ -153,7 +153,7 @@ def per_case(source: Source, arm: str, label: str = MEAN, metric: str = "dice") 
 def per_seed(source: Source, arm: str, label: str = MEAN, metric: str = "dice") -> pd.Series:
     """A metric of each seed of an arm, averaged over the cases where it is defined.
 
-    Example:
+    Examples:
         >>> from kdcore.evaluation import per_seed, table_of
         >>> table = table_of({"a": {"1": {"dice": 0.8}}, "b": {"1": {"dice": 0.9}}}, arm="student")
         >>> per_seed(table, "student", label="1").round(3).to_dict()
@@ -165,7 +165,7 @@ def per_seed(source: Source, arm: str, label: str = MEAN, metric: str = "dice") 
 def mean_of(source: Source, arm: str, label: str = MEAN, metric: str = "dice") -> float:
     """Over cases, seeds averaged first; NaN where it is nowhere defined.
 
-    Example:
+    Examples:
         >>> from kdcore.evaluation import mean_of, table_of
         >>> table = table_of({"a": {"1": {"dice": 0.8}}, "b": {"1": {"dice": 0.9}}}, arm="student")
         >>> round(float(mean_of(table, "student", label="1")), 3)
@@ -189,7 +189,7 @@ def where_present(table: Table, absent: Mapping[str, Iterable[str]]) -> Table:
         table: Scores.
         absent: `{label: [case ids]}`.
 
-    Example:
+    Examples:
         >>> from kdcore.evaluation import table_of, where_present
         >>> table = table_of({"a": {"1": {"dice": 0.8}}, "b": {"1": {"dice": 0.9}}}, arm="student")
         >>> where_present(table, {"1": ["b"]})["value"].tolist()
@@ -225,7 +225,7 @@ def write_table(table: Table, path: str | Path) -> Path:
     Raises:
         ValueError: If a column is missing.
 
-    Example:
+    Examples:
         >>> from kdcore.evaluation import table_of, write_table
         >>> table = table_of({"a": {"1": {"dice": 0.8}}, "b": {"1": {"dice": 0.9}}}, arm="student")
         >>> write_table(table, "scores.csv").name
@@ -244,7 +244,7 @@ def read_table(path: str | Path) -> Table:
     Raises:
         ValueError: If the file is damaged, lacks a column, or holds a score that none can be.
 
-    Example:
+    Examples:
         >>> from kdcore.evaluation import read_table, table_of, write_table
         >>> table = table_of({"a": {"1": {"dice": 0.8}}, "b": {"1": {"dice": 0.9}}}, arm="student")
         >>> read_table(write_table(table, "scores.csv.gz"))["value"].tolist()
@@ -266,7 +266,7 @@ def describe(
         settings: As JSON values.
         **more: Whatever else belongs to it.
 
-    Example:
+    Examples:
         >>> import kdcore
         >>> from kdcore.evaluation import describe
         >>> network = kdcore.unet((16, 16, 1), num_classes=2, filters=2, depth=1)
@@ -290,7 +290,7 @@ def write_results(table: Table, about: Mapping[str, Any], path: str | Path) -> P
         about: Holds at least `ABOUT`; `arms[name]` of each arm in the table, with `params`.
         path: Of the table, `.csv` or `.csv.gz`.
 
-    Example:
+    Examples:
         >>> import kdcore
         >>> from kdcore.evaluation import describe, table_of, write_results
         >>> table = table_of({"a": {"1": {"dice": 0.8}}, "b": {"1": {"dice": 0.9}}}, arm="student")
@@ -316,7 +316,7 @@ def read_results(path: str | Path) -> tuple[Table, dict[str, Any]]:
     Raises:
         ValueError: If either file is damaged or changed, or they do not belong together.
 
-    Example:
+    Examples:
         >>> import kdcore
         >>> from kdcore.evaluation import describe, read_results, table_of, write_results
         >>> table = table_of({"a": {"1": {"dice": 0.8}}, "b": {"1": {"dice": 0.9}}}, arm="student")
@@ -394,7 +394,7 @@ def from_contract(results: Mapping[str, Any]) -> Table:
         results: `arms[name]["per_case"][case_id][seed][label][metric]`; beside `per_case`
             perhaps `calibration[case_id][seed][metric]` and `agreement[case_id][seed]`.
 
-    Example:
+    Examples:
         >>> from kdcore.evaluation import from_contract
         >>> results = {"arms": {"student": {"per_case": {"a": {"0": {"1": {"dice": 0.5}}}}}}}
         >>> from_contract(results)["value"].tolist()
@@ -426,7 +426,7 @@ def to_contract(table: Table, about: Mapping[str, Any]) -> dict[str, Any]:
         `per_case[case_id][seed][label][metric]`, `calibration[case_id][seed][metric]` and
         `agreement[case_id][seed]`, where they were measured.
 
-    Example:
+    Examples:
         >>> import kdcore
         >>> from kdcore.evaluation import describe, table_of, to_contract
         >>> table = table_of({"a": {"1": {"dice": 0.8}}, "b": {"1": {"dice": 0.9}}}, arm="student")

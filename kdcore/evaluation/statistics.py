@@ -44,7 +44,7 @@ def compare(
     Raises:
         ValueError: If an arm, label or metric is unknown, or no case is defined in both.
 
-    Example:
+    Examples:
         >>> import pandas as pd
         >>> from kdcore.evaluation import compare, table_of
         >>> student = {"a": {"1": {"dice": 0.8}}, "b": {"1": {"dice": 0.75}}}
@@ -105,7 +105,7 @@ def equivalence(
         non-inferior. `p_not_better`: for a − b ≥ margin. `p`: the larger, small if both are
         equivalent. `cases`. With one case, the p are None.
 
-    Example:
+    Examples:
         >>> import pandas as pd
         >>> from kdcore.evaluation import equivalence, table_of
         >>> def scores(*values):
@@ -142,7 +142,7 @@ def equivalence(
 def holm(p_values: Sequence[float]) -> list[float]:
     """Adjusted p-values of several tests: below α, the family's error is below α, too.
 
-    Example:
+    Examples:
         >>> from kdcore.evaluation import holm
         >>> holm([0.01, 0.5])
         [0.02, 0.5]
@@ -222,7 +222,7 @@ def gap_closed(
         ValueError: If an arm is unknown, no case is defined in all three, or the teacher
             is no better than the baseline, so that there is no gap.
 
-    Example:
+    Examples:
         >>> import pandas as pd
         >>> from kdcore.evaluation import gap_closed, table_of
         >>> def scores(*values):

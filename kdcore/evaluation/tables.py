@@ -35,7 +35,7 @@ def summary(
         A Markdown table: arm, parameters, Dice, and the difference in Dice points
         (hundredths) with its 95 % interval over cases.
 
-    Example:
+    Examples:
         >>> import pandas as pd
         >>> from kdcore.evaluation import table_of, tables
         >>> dice = {"student": (0.8, 0.9), "baseline": (0.7, 0.8)}

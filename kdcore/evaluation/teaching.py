@@ -32,7 +32,7 @@ class Fidelity:
         dice_loss: Mean of 1 − soft Dice between the foreground probabilities, over the scans'
             classes: the second part of `regional_kd_loss`, taken over whole scans.
 
-    Example:
+    Examples:
         >>> from kdcore.evaluation import Fidelity
         >>> print(Fidelity(0.9, 0.01, 0.2, 0.1))
         agreement 0.900; soft loss: KL 0.010 in the background, 0.200 in the foreground, Dice 0.100
@@ -68,7 +68,7 @@ class TeachingReport:
         problems: One sentence each; empty if the teacher teaches.
         training: How closely the student follows its teacher where it learned, or None.
 
-    Example:
+    Examples:
         >>> import kdcore
         >>> cases = kdcore.simulate_cases(2, seed=0, simulation=kdcore.Simulation(spacing_mm=6.0))
         >>> network = kdcore.unet((32, 28, 4), num_classes=3, filters=2, depth=1)
@@ -142,7 +142,7 @@ def fidelity(
         KeyError: If a case has no soft target.
         ValueError: If there are no cases, or the classes differ.
 
-    Example:
+    Examples:
         >>> import kdcore
         >>> from kdcore.evaluation import fidelity
         >>> cases = kdcore.simulate_cases(1, seed=0, simulation=kdcore.Simulation(spacing_mm=6.0))
@@ -215,7 +215,7 @@ def check_teaching(
         normalization: Of the images.
         split: If given, only validation cases may be used.
 
-    Example:
+    Examples:
         >>> import kdcore
         >>> cases = kdcore.simulate_cases(2, seed=0, simulation=kdcore.Simulation(spacing_mm=6.0))
         >>> teacher = kdcore.unet((32, 28, 4), num_classes=3, filters=4, depth=1)

@@ -42,7 +42,7 @@ class Simulation:
         scale: Standard deviation of the head's size along each axis.
         mass_effect_mm: Range of the largest shift of tissue around a core.
 
-    Example:
+    Examples:
         >>> import kdcore
         >>> coarse = kdcore.Simulation(spacing_mm=6.0, healthy_share=0.0)
         >>> [case] = kdcore.simulate_cases(1, seed=0, simulation=coarse)
@@ -121,7 +121,7 @@ def simulate_cases(
     Raises:
         ValueError: For n < 0, seed < 0, or a sequence that is not simulated.
 
-    Example:
+    Examples:
         >>> import kdcore
         >>> cases = kdcore.simulate_cases(2, seed=0, simulation=kdcore.Simulation(spacing_mm=6.0))
         >>> cases[0].sequences, cases[0].image.shape[:3] == cases[0].mask.shape
