@@ -59,7 +59,10 @@ for label, name in settings.labels.items():
 # choose settings, test scans are looked at once, in example 5. `settings.split` is
 #
 # ```python
-# kdcore.split_cases(cases, num_labelled=8, num_validation=20, num_test=60, labelled_seed=0)
+# kdcore.split_cases(
+#     cases, num_labelled=8, num_validation=20,
+#     num_test=60, labelled_seed=0,
+# )
 # ```
 #
 # or, where a set has a split on which its results are published, that one. All scans of a

@@ -77,7 +77,7 @@ def test_notebook_pages_are_light(site_folder):
 
 def test_every_notebook_and_script_can_be_downloaded(pages, site_folder):
     notebooks = [a for a in pages if a.startswith("tutorial/0")]
-    assert len(notebooks) == 8
+    assert len(notebooks) == 9
     for address in notebooks:
         links = [a["href"] for a in pages[address].select(".kd-run__links a")]
         assert {link.rsplit(".", 1)[-1] for link in links} == {"ipynb", "py"}
