@@ -60,8 +60,11 @@ for label, name in settings.labels.items():
 #
 # ```python
 # kdcore.split_cases(
-#     cases, num_labelled=8, num_validation=20,
-#     num_test=60, labelled_seed=0,
+#     cases,
+#     num_labelled=8,
+#     num_validation=20,
+#     num_test=60,
+#     labelled_seed=0,
 # )
 # ```
 #
