@@ -256,6 +256,8 @@ def _label_names(description: Mapping[str, Any], path: Path) -> dict[str, str]:
             names |= {str(int(number)): str(name) for number in numbers}
         plain = [(number, name) for number, name in pairs if not isinstance(number, list)]
         names |= {str(int(number)): str(name) for number, name in plain}
+        if regions and "0" not in names:
+            raise ValueError("regions, and no background")
         return dict(sorted(names.items(), key=lambda item: int(item[0])))
     except (AttributeError, TypeError, ValueError, OverflowError) as error:
         raise ValueError(
