@@ -356,11 +356,11 @@ def _tell_of_wrong_slices(cases: Sequence[Case], shape: Sequence[int]) -> None:
     """In most files the slices that a scanner made lie along the last axis, not the first."""
     for case in cases:
         size = case.image.shape[1:3]
-        shown = min(size[0], shape[0]) * min(size[1], shape[1])
-        padding = 1 - shown / (shape[0] * shape[1])
         thickest = max(case.spacing_mm[1:]) if case.has_spacing else 0.0
         narrow = min(size[0] / shape[0], size[1] / shape[1]) < 0.25
         if narrow or thickest >= 2 * case.spacing_mm[0]:
+            shown = min(size[0], shape[0]) * min(size[1], shape[1])
+            padding = 1 - shown / (shape[0] * shape[1])
             warnings.warn(
                 f"{case.case_id}: slices along its first axis are of {size} voxels "
                 f"({padding:.0%} of a sample of {tuple(shape)} is padding), with voxels of "

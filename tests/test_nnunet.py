@@ -162,6 +162,9 @@ def test_one_file_a_sequence(tmp_path):
     np.testing.assert_array_equal(case.image[..., 1], voxels(1))
     with pytest.raises(ValueError, match="2 images, but 1 sequences"):
         kdcore.read_case(paths, mask)
+    empty = write_nifti(tmp_path / "empty.nii.gz", np.ones(SHAPE, np.float32))
+    with pytest.raises(ValueError, match=r"empty.nii.gz: every voxel is 1.0"):
+        kdcore.read_case([paths[0], empty], sequences=("T1", "FLAIR"))
     other = write_nifti(tmp_path / "c.nii.gz", voxels(2)[1:])
     with pytest.raises(ValueError, match=r"c.nii.gz has shape .*a.nii.gz has"):
         kdcore.read_case([paths[0], other], sequences=("T1", "FLAIR"))

@@ -13,7 +13,7 @@ from tqdm import tqdm
 
 from kdcore.data.cases import Case
 from kdcore.data.grid import reorient, resample
-from kdcore.data.nifti import case_id_of, check_grid, read_case
+from kdcore.data.nifti import case_id_of, read_case
 from kdcore.data.simulation.mri import SEQUENCES, check_sequences
 
 ENDINGS = {  # in small letters; of 2018–2021, from 2023 on, and of UCSF-PDGM
@@ -146,20 +146,10 @@ def _files(subject: Path, sequences: Sequence[str]) -> dict[str, Path]:
 
 def _read_subject(case_id: str, files: dict[str, Path], sequences: Sequence[str]) -> Case:
     """One case on the grid of its files."""
-    first, *others = sequences
-    case = read_case(files[first], files.get("mask"), (first,))
-    images = [case.image]
-    for name in others:
-        other = read_case(files[name], sequences=(name,))
-        check_grid(files[name], _grid(other), files[first], _grid(case))
-        images.append(other.image)
+    paths = [files[name] for name in sequences]
+    case = read_case(paths, files.get("mask"), sequences, case_id=case_id)
     mask = None if case.mask is None else _our_labels(case.mask, files["mask"])
-    image = np.concatenate(images, axis=-1)
-    return replace(case, case_id=case_id, image=image, mask=mask, sequences=tuple(sequences))
-
-
-def _grid(case: Case) -> tuple[tuple[int, ...], np.ndarray]:
-    return case.image.shape[:3], np.asarray(case.affine)
+    return replace(case, mask=mask)
 
 
 def _our_labels(mask: np.ndarray, path: Path) -> np.ndarray:

@@ -93,8 +93,7 @@ def _matches(folder: Path, pattern: str) -> dict[str, Path]:
 
 def _read(images: list[Path], mask: Path | None, sequences: list[str], case_id: str) -> Case:
     if images[0].suffix.lower() not in _FLAT:
-        whole = images if len(images) > 1 else images[0]
-        return read_case(whole, mask, sequences, case_id=case_id)
+        return read_case(images, mask, sequences, case_id=case_id)
     planes = [_read_flat(path) for path in images]
     for path, plane in zip(images, planes, strict=True):
         if plane.shape[:2] != planes[0].shape[:2]:

@@ -8,6 +8,7 @@ import gzip
 import io
 import math
 from collections.abc import Sequence
+from dataclasses import replace
 from pathlib import Path
 from typing import Any
 
@@ -56,19 +57,11 @@ def read_case(
         >>> case.case_id, case.image.shape, case.spacing_mm
         ('patient1', (32, 28, 4, 1), (1.0, 1.0, 3.0))
     """
-    several = not isinstance(image_path, str | Path)
-    paths = [Path(image_path)] if isinstance(image_path, str | Path) else [*map(Path, image_path)]
-    image_path = paths[0] if paths else Path()
-    if several and len(paths) != len(sequences):
-        raise ValueError(
-            f"{len(paths)} images, but {len(sequences)} sequences {tuple(sequences)}. Expected one "
-            "file a sequence, in their order."
-        )
-    if several:
-        image, spacing, affine = _read_sequences(paths)
-    else:
-        voxels, spacing, affine = read_nifti(image_path)
-        image = _with_sequences(voxels, sequences, image_path)
+    if not isinstance(image_path, str | Path):
+        return _read_files([*map(Path, image_path)], mask_path, sequences, labels, case_id)
+    image_path = Path(image_path)
+    voxels, spacing, affine = read_nifti(image_path)
+    image = _with_sequences(voxels, sequences, image_path)
     if np.isfinite(image).all() and float(np.ptp(image)) == 0:
         raise ValueError(
             f"{image_path}: every voxel is {image.flat[0]}. The scan is empty; leave it out."
@@ -78,10 +71,9 @@ def read_case(
         mask = _read_mask(Path(mask_path), image_path, image.shape[:3], affine, labels)
         if image.shape[-1] == 1 and np.array_equal(image[..., 0], mask):
             raise ValueError(f"{image_path} holds what its mask holds: labels, no scan.")
-    if case_id is None:
-        case_id = case_id_of(mask_path if several and mask_path else image_path)
+    name = case_id_of(image_path) if case_id is None else case_id
     try:
-        return Case(case_id, image, mask, spacing, tuple(sequences), affine)
+        return Case(name, image, mask, spacing, tuple(sequences), affine)
     except ValueError as error:
         raise ValueError(f"{image_path}: {error}") from error
 
@@ -132,17 +124,32 @@ def check_grid(
         )
 
 
-def _read_sequences(paths: Sequence[Path]) -> tuple[np.ndarray, tuple[float, ...], np.ndarray]:
-    """Image `(D, H, W, S)`, spacing and affine of one file a sequence."""
-    images, grid = [], None
-    for path in paths:
-        voxels, spacing, affine = read_nifti(path)
-        image = _with_sequences(voxels, (path.name,), path)
-        grid = grid or (image.shape[:3], affine, spacing)
-        check_grid(path, (image.shape[:3], affine), paths[0], grid[:2])
-        images.append(image)
-    assert grid is not None
-    return np.concatenate(images, axis=-1), grid[2], grid[1]
+def _read_files(
+    paths: Sequence[Path],
+    mask_path: str | Path | None,
+    sequences: Sequence[str],
+    labels: set[int] | None,
+    case_id: str | None,
+) -> Case:
+    """One case of a file a sequence, each checked as a case of its own."""
+    if not paths or len(paths) != len(sequences):
+        raise ValueError(
+            f"{len(paths)} images, but {len(sequences)} sequences {tuple(sequences)}. Expected one "
+            "file a sequence, in their order."
+        )
+    if case_id is None:
+        case_id = case_id_of(mask_path or paths[0])
+    first = read_case(paths[0], mask_path, sequences[:1], labels, case_id=case_id)
+    images = [first.image]
+    for path, name in zip(paths[1:], sequences[1:], strict=True):
+        other = read_case(path, sequences=(name,))
+        check_grid(path, _grid(other), paths[0], _grid(first))
+        images.append(other.image)
+    return replace(first, image=np.concatenate(images, axis=-1), sequences=tuple(sequences))
+
+
+def _grid(case: Case) -> tuple[tuple[int, ...], np.ndarray]:
+    return case.image.shape[:3], np.asarray(case.affine)
 
 
 def _with_sequences(voxels: np.ndarray, sequences: Sequence[str], path: Path) -> np.ndarray:

@@ -11,7 +11,7 @@ from kdcore.data.cases import Case
 from kdcore.data.splits import Split
 from kdcore.evaluation.metrics import dice
 from kdcore.inference import predict_probabilities
-from kdcore.losses import check_temperature
+from kdcore.losses import check_temperature, kd_loss, soft_dice_loss
 from kdcore.normalization import Normalization
 from kdcore.soft_targets import SoftTargets, teacher_probabilities
 
@@ -165,18 +165,13 @@ def fidelity(
                 f"{case.case_id}: soft targets of shape {p.shape}, but the student gives {q.shape}."
             )
         p /= p.sum(axis=-1, keepdims=True)
-        soft_p, soft_q = (np.maximum(soften(x, temperature), 1e-30) for x in (p, q))
-        kl = temperature**2 * (soft_p * np.log(soft_p / soft_q)).sum(axis=-1)
-        found = p.argmax(axis=-1) > 0
+        log_q, found = np.log(np.maximum(q, 1e-30)), p.argmax(axis=-1) > 0
         for part, where in enumerate((~found, found)):
-            divergence[part] += kl[where].sum()
+            mean = kd_loss(log_p[None], log_q[None], temperature, where[None])
+            divergence[part] += float(mean) * where.sum()
             voxels[part] += where.sum()
         sums["agreement"].append(_score(p.argmax(axis=-1), q))
-        products = [(p[..., k] * q[..., k]).sum() for k in range(1, p.shape[-1])]
-        squares = [(p[..., k] ** 2 + q[..., k] ** 2).sum() for k in range(1, p.shape[-1])]
-        sums["dice"].append(
-            float(np.mean([1 - 2 * a / b for a, b in zip(products, squares, strict=True)]))
-        )
+        sums["dice"].append(float(soft_dice_loss(p[None, ..., 1:], q[None, ..., 1:])))
     if not voxels.any():
         raise ValueError("fidelity needs at least one case.")
     background, foreground = (
