@@ -47,11 +47,17 @@ def check_head(model: keras.Model, role: str = "network") -> None:
         raise ValueError(f"The {role} ends in {end}, so it puts out probabilities; {_WAY_OUT}")
 
 
-def check_values(values: np.ndarray, name: str) -> None:
-    """Refuse `(..., C)` outputs of a network that are probabilities, whatever its graph shows."""
+def check_values(values: np.ndarray, network: keras.Model, case_id: str) -> None:
+    """Refuse `(..., C)` outputs of a network that are probabilities.
+
+    Not where its graph shows a linear layer at the end: a network that is hardly trained may put
+    out small positive logits.
+    """
+    if [*_endings(network)][-1:] == ["linear"]:
+        return
     if looks_like_probabilities(values) or (values.shape[-1] == 1 and _like_sigmoid(values)):
         raise ValueError(
-            f"{name} puts out values in [0, 1]"
+            f"{case_id}: the network {network.name} puts out values in [0, 1]"
             + (" that sum to 1" if values.shape[-1] > 1 else " alone")
             + f": these are probabilities; {_WAY_OUT}"
         )

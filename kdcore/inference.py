@@ -52,7 +52,7 @@ def predict_probabilities(
         )
     check_head(network)
     logits = _logits(network, apply_normalization(case.image, normalization), case)
-    check_values(logits, f"{case.case_id}: the network {network.name}")
+    check_values(logits, network, case.case_id)
     if logits.shape[-1] == 1:
         logits = np.concatenate([np.zeros_like(logits), logits], axis=-1)
     highest = logits.max(axis=-1, keepdims=True)

@@ -119,6 +119,17 @@ def test_what_only_resembles_probabilities_passes():
         assert kdcore.predict_mask(keras.Model(inputs, outputs), case).shape == (3, 16, 16)
 
 
+def test_small_positive_logits_of_a_linear_layer_are_no_probabilities():
+    """A network that has hardly learnt may stay between 0 and 1; its graph says what they are."""
+    inputs = keras.Input(SHAPE)
+    last = layers.Conv2D(1, 1, kernel_initializer="zeros", bias_initializer="ones")
+    last.build((None, *SHAPE))
+    model = keras.Model(inputs, last(inputs))
+    last.set_weights([np.full((1, 1, SHAPE[-1], 1), 0.01), np.full(1, 0.4)])
+    mask = kdcore.predict_mask(model, make_case(0, (3, 16, 16)))
+    assert mask.all()  # a logit above 0 is foreground
+
+
 def test_a_dict_of_outputs_is_refused_in_words():
     inputs = keras.Input(SHAPE)
     model = keras.Model(inputs, {"main": layers.Conv2D(3, 1)(inputs)})
