@@ -38,6 +38,7 @@ from kdcore.losses import (
     cross_entropy,
     dice_cross_entropy,
     kd_loss,
+    pseudo_label_loss,
     regional_kd_loss,
     soft_dice_loss,
 )
@@ -82,6 +83,7 @@ __all__ = [
     "read_brats",
     "read_case",
     "read_msd",
+    "pseudo_label_loss",
     "regional_kd_loss",
     "reorient",
     "resample",

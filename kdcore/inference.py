@@ -1,12 +1,14 @@
 """Whole cases through a network: cut, predict, put back together."""
 
 from collections.abc import Iterator, Sequence
+from dataclasses import replace
 from itertools import product
 
 import keras
 import numpy as np
 
 from kdcore.data.cases import Case
+from kdcore.data.grid import resize, resize_map
 from kdcore.heads import check_head, check_values
 from kdcore.normalization import Normalization, apply_normalization
 from kdcore.unet import size_multiple
@@ -16,7 +18,10 @@ _UNKNOWN_MULTIPLE = 16  # suits most networks that cannot be asked
 
 
 def predict_probabilities(
-    model: keras.Model, case: Case, normalization: Normalization = "percentile"
+    model: keras.Model,
+    case: Case,
+    normalization: Normalization = "percentile",
+    slice_shape: tuple[int, int] | None = None,
 ) -> np.ndarray:
     """Class probabilities of every voxel of a case.
 
@@ -28,9 +33,12 @@ def predict_probabilities(
         model: Raw logits out; one channel means Bernoulli. A `Distiller` works too.
         case: The scan; its mask is not looked at.
         normalization: The one the network was trained with.
+        slice_shape: `(height, width)` that slices are brought to, for a network that was trained
+            on scans from `kdcore.data.resize`; its probabilities are brought back.
 
     Returns:
-        `(D, H, W, C)` float32 that sum to 1; a Bernoulli network gives C = 2.
+        `(D, H, W, C)` float32 that sum to 1, of the case's own voxels; a Bernoulli network gives
+        C = 2.
 
     Raises:
         ValueError: If the network takes another number of sequences, or puts out NaN or
@@ -44,6 +52,10 @@ def predict_probabilities(
         >>> probabilities.shape == (*cases[0].mask.shape, 3)
         True
     """
+    if slice_shape is not None and isinstance(case, Case):
+        small = resize(replace(case, mask=None), slice_shape)
+        found = predict_probabilities(model, small, normalization)
+        return resize_map(found, case.image.shape[1:3])
     network = getattr(model, "student", model)
     if not isinstance(case, Case) or not hasattr(network, "predict_on_batch"):
         raise ValueError(
@@ -67,7 +79,10 @@ def predict_probabilities(
 
 
 def predict_mask(
-    model: keras.Model, case: Case, normalization: Normalization = "percentile"
+    model: keras.Model,
+    case: Case,
+    normalization: Normalization = "percentile",
+    slice_shape: tuple[int, int] | None = None,
 ) -> np.ndarray:
     """Most probable label of every voxel, `(D, H, W)` uint8.
 
@@ -79,7 +94,8 @@ def predict_mask(
         >>> mask.shape == cases[0].mask.shape, mask.dtype
         (True, dtype('uint8'))
     """
-    return predict_probabilities(model, case, normalization).argmax(axis=-1).astype(np.uint8)
+    probabilities = predict_probabilities(model, case, normalization, slice_shape)
+    return probabilities.argmax(axis=-1).astype(np.uint8)
 
 
 def _logits(network: keras.Model, image: np.ndarray, case: Case) -> np.ndarray:

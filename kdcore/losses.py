@@ -316,6 +316,39 @@ def dice_cross_entropy(
 
 
 @keras.saving.register_keras_serializable("kdcore")
+def pseudo_label_loss(
+    teacher_logits: Tensor,
+    student_logits: Tensor,
+    temperature: float = 1.0,
+    sample_weight: Tensor | None = None,
+) -> Tensor:
+    """`dice_cross_entropy` on the teacher's most probable class: hard pseudo-labels.
+
+    What is left of distillation without the softness. As a `Distiller`'s `soft_loss` it is the
+    control that says what the softness adds: same teacher, scans, batches and steps.
+
+    Args: as for `kd_loss`; the temperature has no effect, since it moves no maximum.
+
+    Examples:
+        >>> import kdcore
+        >>> import numpy as np
+        >>> teacher_logits = np.array([[[2.0, 1.0], [0.0, 0.1]]])  # classes 0 and 1
+        >>> sure = np.array([[[9.0, -9.0], [-9.0, 9.0]]])
+        >>> round(float(kdcore.pseudo_label_loss(teacher_logits, sure)), 4)
+        0.0
+
+    Reference: Lee 2013, in the ICML workshop on challenges in representation learning; with a
+    teacher of its own Xie et al. 2020, section 2, https://arxiv.org/abs/1911.04252
+    """
+    teacher_logits, student_logits = check_logits(teacher_logits, student_logits)
+    if teacher_logits.shape[-1] == 1:
+        labels = ops.cast(teacher_logits[..., 0] > 0, "int32")
+    else:
+        labels = ops.cast(ops.argmax(teacher_logits, axis=-1), "int32")
+    return dice_cross_entropy(labels, student_logits, sample_weight)
+
+
+@keras.saving.register_keras_serializable("kdcore")
 class DiceCrossEntropy(keras.losses.Loss):
     """`dice_cross_entropy` for `compile(loss=...)`: integer masks, raw logits.
 

@@ -5,7 +5,7 @@ from kdcore.data.brats import read_brats
 from kdcore.data.cases import Case, relabel
 from kdcore.data.download import acdc_folder, hippocampus_folder
 from kdcore.data.folders import read_folder
-from kdcore.data.grid import orientation, reorient, resample, resize
+from kdcore.data.grid import orientation, reorient, resample, resize, resize_map
 from kdcore.data.lgg import lgg_site, read_lgg
 from kdcore.data.msd import label_names, label_regions, read_msd, read_nnunet
 from kdcore.data.nifti import read_case, save_mask
@@ -39,6 +39,7 @@ __all__ = [
     "reorient",
     "resample",
     "resize",
+    "resize_map",
     "save_mask",
     "simulate_cases",
     "split_cases",

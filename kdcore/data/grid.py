@@ -92,12 +92,35 @@ def resize(case: Case, shape: tuple[int, int]) -> Case:
     return _on_grid(case, new, factor, tuple(np.array(case.spacing_mm) * factor))
 
 
+def resize_map(probabilities: np.ndarray, shape: tuple[int, int]) -> np.ndarray:
+    """Probabilities of resized slices on slices of another size, as those the scan had.
+
+    Args:
+        probabilities: `(D, H, W, C)`.
+        shape: `(height, width)` of the new slices.
+
+    Returns:
+        `(D, *shape, C)` float32; where they summed to 1, they still do.
+
+    Examples:
+        >>> import kdcore.data
+        >>> import numpy as np
+        >>> kdcore.data.resize_map(np.full((9, 128, 128, 4), 0.25), (256, 216)).shape
+        (9, 256, 216, 4)
+    """
+    old = np.array(probabilities.shape[:3])
+    new = np.array([old[0], *shape])
+    factor = old / new
+    offset = _offset(old, new, factor)
+    channels = np.moveaxis(np.asarray(probabilities, np.float32), -1, 0)
+    return np.stack([_sample(one, new, factor, offset) for one in channels], axis=-1)
+
+
 def _on_grid(
     case: Case, new: np.ndarray, factor: np.ndarray, spacing_mm: tuple[float, ...]
 ) -> Case:
     """With so many voxels, each `factor` old ones large, around the same centre."""
-    old = np.array(case.image.shape[:3])
-    offset = (old - 1) / 2 - factor * (new - 1) / 2  # index of the first new voxel
+    offset = _offset(case.image.shape[:3], new, factor)
     image = np.empty((*new, len(case.sequences)), np.float32)
     for channel in range(len(case.sequences)):
         image[..., channel] = _sample(case.image[..., channel], new, factor, offset)
@@ -109,6 +132,11 @@ def _on_grid(
         step[:3, 3] = offset
         affine = case.affine @ step
     return replace(case, image=image, mask=mask, spacing_mm=spacing_mm, affine=affine)
+
+
+def _offset(old: Sequence[int], new: np.ndarray, factor: np.ndarray) -> np.ndarray:
+    """Index of the first new voxel among the old ones, around the same centre."""
+    return (np.array(old) - 1) / 2 - factor * (new - 1) / 2
 
 
 def orientation(case: Case) -> str:

@@ -143,6 +143,7 @@ def evaluate(
     cases: Iterable[Case],
     *,
     normalization: Normalization = "percentile",
+    slice_shape: tuple[int, int] | None = None,
     regions: Mapping[str, Sequence[int]] | None = None,
     split: Split | None = None,
     part: str = "test",
@@ -154,6 +155,7 @@ def evaluate(
             changes.
         cases: Cases with masks.
         normalization: The one the network was trained with.
+        slice_shape: As for `predict_probabilities`: scores are of the cases' own voxels.
         regions: Labels to be scored together as well, {"whole tumour": (1, 2)}.
         split: If given, only cases of its `part` may be evaluated.
         part: "test" or "validation".
@@ -177,7 +179,13 @@ def evaluate(
         ['dice', 'hd95_mm', 'surface_dice_1mm']
     """
     return evaluate_with_calibration(
-        model, cases, normalization=normalization, regions=regions, split=split, part=part
+        model,
+        cases,
+        normalization=normalization,
+        slice_shape=slice_shape,
+        regions=regions,
+        split=split,
+        part=part,
     )[0]
 
 
@@ -186,6 +194,7 @@ def evaluate_with_calibration(
     cases: Iterable[Case],
     *,
     normalization: Normalization = "percentile",
+    slice_shape: tuple[int, int] | None = None,
     regions: Mapping[str, Sequence[int]] | None = None,
     split: Split | None = None,
     part: str = "test",
@@ -198,7 +207,7 @@ def evaluate_with_calibration(
         if split is not None:
             split.require([case.case_id], (part,), "evaluate")
         mask = _mask_of(case)
-        probabilities = predict_probabilities(model, case, normalization)
+        probabilities = predict_probabilities(model, case, normalization, slice_shape)
         scores[case.case_id] = evaluate_case(case, probabilities, regions)
         beliefs[case.case_id] = calibration(mask[mask >= 0], probabilities[mask >= 0])
     return scores, beliefs

@@ -16,16 +16,28 @@ from kdcore import training as trainings
 from kdcore._files import digest, lock, plain, read_json, read_sealed, write_json
 from kdcore.batches import Batches
 from kdcore.data.cases import Case, forget
+from kdcore.data.grid import resize
 from kdcore.data.splits import Split, split_cases
 from kdcore.distiller import Distiller
 from kdcore.ensemble import ensemble, fit_temperature
 from kdcore.evaluation.metrics import agreement, evaluate, evaluate_with_calibration, mean_dice
-from kdcore.losses import DiceCrossEntropy, channel_wise_loss, kd_loss, regional_kd_loss
+from kdcore.losses import (
+    DiceCrossEntropy,
+    channel_wise_loss,
+    kd_loss,
+    pseudo_label_loss,
+    regional_kd_loss,
+)
 from kdcore.soft_targets import SoftTargets
 from kdcore.study.settings import STEPS_AN_EPOCH, TASKS, Config, Training
 from kdcore.unet import unet
 
-SOFT_LOSSES = {"regional": regional_kd_loss, "kl": kd_loss, "channel-wise": channel_wise_loss}
+SOFT_LOSSES = {
+    "regional": regional_kd_loss,
+    "kl": kd_loss,
+    "channel-wise": channel_wise_loss,
+    "pseudo-labels": pseudo_label_loss,
+}
 
 
 class Experiment:
@@ -62,16 +74,26 @@ class Experiment:
 
     @cached_property
     def split(self) -> Split:
-        """Drawn by case; only the labelled cases depend on the seed."""
-        config = self.config
+        """The task's own, or drawn by case; then only the labelled cases depend on the seed."""
+        config, cases = self.config, [case for case in self.cases if case.mask is not None]
+        if self.task.split is not None and config.num_cases is None:
+            return self.task.split(cases, config.num_labelled)
         return split_cases(
-            [case for case in self.cases if case.mask is not None],
+            cases,
             config.num_labelled,
             config.num_validation,
             config.num_test,
+            groups=self.task.groups,
+            stratify=self.task.stratify,
             fold=self.fold,
             labelled_seed=self.seed,
         )
+
+    @cached_property
+    def _seen(self) -> list[Case]:
+        """The cases as the networks see them."""
+        shape = self.task.slice_shape
+        return self.cases if shape is None else [resize(case, shape) for case in self.cases]
 
     def with_seed(
         self, seed: int, num_labelled: int | None = None, fold: int | None = None
@@ -80,15 +102,13 @@ class Experiment:
         config = replace(self.config, num_labelled=num_labelled or self.config.num_labelled)
         fold = self.fold if fold is None else fold
         other = Experiment(config, self.name, self.root.parent, self.data_dir, seed, fold)
-        other.cases = self.cases
-        other.data_digest = self.data_digest
+        # Looked at here, so that they are read, resized and digested once for all seeds.
+        other.cases, other.data_digest, other._seen = self.cases, self.data_digest, self._seen
         return other
 
     def take(self, part: str, arm: str | None = None) -> list[Case]:
-        """The cases of one part of the split, with the sequences that `arm` sees."""
-        cases = self.split.take(self.cases, part)
-        sequences = None if arm is None else self.training(arm).sequences
-        return cases if sequences is None else [case.select(sequences) for case in cases]
+        """The cases of one part of the split as `arm` sees them: resized, with its sequences."""
+        return self._select(self.split.take(self._seen, part), arm)
 
     def training(self, arm: str) -> Training:
         """The arm's settings."""
@@ -191,20 +211,23 @@ class Experiment:
 
     def finish(self, run: "Run", network: keras.Model) -> "Run":
         """Evaluate on the test cases and write the run's result."""
-        test, validation = (self.take(part, run.arm) for part in ("test", "validation"))
-        regions = self.task.regions
-        scores, beliefs = evaluate_with_calibration(
-            network, test, regions=regions, split=self.split
+        test, validation = (
+            self._select(self.split.take(self.cases, part), run.arm)
+            for part in ("test", "validation")
         )
-        chosen_on = evaluate(
-            network, validation, regions=regions, split=self.split, part="validation"
-        )
+        how: dict[str, Any] = {
+            "regions": self.task.regions,
+            "slice_shape": self.task.slice_shape,
+            "split": self.split,
+        }
+        scores, beliefs = evaluate_with_calibration(network, test, **how)
+        chosen_on = evaluate(network, validation, part="validation", **how)
         extra: dict[str, Any] = {}
         distillation = self.training(run.arm).distillation
         if distillation is not None:
             teacher = train(self, distillation.teacher)
-            seen = self.take("test", distillation.teacher)
-            extra["agreement"] = agreement(teacher.load(), seen, network, test)
+            seen, also_seen = (self.take("test", arm) for arm in (distillation.teacher, run.arm))
+            extra["agreement"] = agreement(teacher.load(), seen, network, also_seen)
             extra["teacher_digest"] = teacher.result["model_digest"]
         members = {name: train(self, name) for name in self.training(run.arm).members}
         if members:
@@ -212,6 +235,10 @@ class Experiment:
             extra["member_digests"] = digests
         run.finish(scores, calibration=beliefs, validation_dice=mean_dice(chosen_on), **extra)
         return run
+
+    def _select(self, cases: list[Case], arm: str | None) -> list[Case]:
+        sequences = None if arm is None else self.training(arm).sequences
+        return cases if sequences is None else [case.select(sequences) for case in cases]
 
     def _training_cases(self, arm: str) -> list[Case]:
         distillation = self.training(arm).distillation

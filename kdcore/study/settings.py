@@ -1,16 +1,18 @@
 """What the studies are about, and their settings. A smoke run is a smaller value of them."""
 
-from collections.abc import Callable, Mapping
+from collections.abc import Callable, Mapping, Sequence
 from dataclasses import asdict, dataclass, field, replace
 from pathlib import Path
 from typing import Any
 
 from kdcore.augmentation import Augmentation
+from kdcore.data import acdc, lgg
 from kdcore.data.brats import read_brats
 from kdcore.data.cases import Case
 from kdcore.data.download import hippocampus_folder
 from kdcore.data.msd import read_msd
 from kdcore.data.simulation.brain import LABELS, REGIONS, Simulation, simulate_cases
+from kdcore.data.splits import Rule, Split
 
 SIMULATION = Simulation(spacing_mm=3.0)
 """3 mm: the same subjects as at 2 mm, with fewer voxels than a training on a CPU can afford."""
@@ -31,6 +33,10 @@ class Task:
         compared: What arms are compared by: labels, regions or "mean", the most
             important first.
         note: What a reader of a result must know about the data.
+        slice_shape: `(height, width)` to which slices are brought for the networks; scores are of
+            the scans' own voxels all the same. None leaves them as they are.
+        split: `(cases, num_labelled)` -> the published split; None draws one.
+        groups, stratify: As for `split_cases`.
     """
 
     name: str
@@ -42,6 +48,10 @@ class Task:
     regions: Mapping[str, tuple[int, ...]] = field(default_factory=dict)
     compared: tuple[str, ...] = ("mean",)
     note: str = ""
+    slice_shape: tuple[int, int] | None = None
+    split: Callable[[Sequence[Case], int], Split] | None = None
+    groups: Rule | None = None
+    stratify: Rule | None = None
 
     @property
     def num_classes(self) -> int:
@@ -89,6 +99,19 @@ def _brats(data_dir: str | Path | None, count: int | None) -> list[Case]:
     return read_brats(data_dir, spacing_mm=SIMULATION.spacing_mm)[:count]
 
 
+def _acdc(data_dir: str | Path | None, count: int | None) -> list[Case]:
+    return acdc.read_acdc(acdc.acdc_folder(data_dir))[:count]
+
+
+def _lgg(data_dir: str | Path | None, count: int | None) -> list[Case]:
+    if data_dir is None:
+        raise ValueError(
+            "The LGG scans are fetched at Kaggle, with an account: pass --data-dir with the folder "
+            "kaggle_3m."
+        )
+    return lgg.read_lgg(data_dir)[:count]
+
+
 TASKS = {
     "simulated": Task(
         name="simulated brain MRI with tumours",
@@ -122,6 +145,33 @@ TASKS = {
         compared=("whole tumour", "2"),
         note="Resampled to 3 mm; scores are of that grid.",
     ),
+    "acdc": Task(
+        name="ACDC, cine-MRI of the heart",
+        licence="CC BY-NC-SA 4.0",
+        cite=("https://doi.org/10.1109/TMI.2018.2837502",),
+        labels=acdc.LABELS,
+        read=_acdc,
+        volume=(10, 128, 128),
+        note="Networks see slices of 128 × 128; scores are of the scans' own voxels. A case is one "
+        "of two frames of a patient, both on one side of the split. Voxels of unknown size.",
+        slice_shape=(128, 128),
+        split=acdc.acdc_split,
+        groups=acdc.acdc_patient,
+    ),
+    "lgg": Task(
+        name="lower-grade gliomas (Buda et al.)",
+        licence="CC BY-NC-SA 4.0",
+        cite=(
+            "https://doi.org/10.1016/j.compbiomed.2019.05.002",
+            "https://doi.org/10.1007/s11060-017-2420-1",
+        ),
+        labels=lgg.LABELS,
+        read=_lgg,
+        volume=(36, 128, 128),
+        note="Networks see slices of 128 × 128. Voxels of unknown size.",
+        slice_shape=(128, 128),
+        stratify=lgg.lgg_site,
+    ),
 }
 
 STEPS_AN_EPOCH = 100
@@ -134,16 +184,17 @@ class Distillation:
     Attributes:
         teacher: The arm whose soft targets it learns from.
         unlabelled: Whether the unlabelled training cases are used as well.
-        labelled_share: Share of labelled slices in its batches, if they are.
+        labelled_share: Share of labelled slices in its batches, if they are; None draws all
+            slices alike.
         temperature, alpha: As for `Distiller`; alpha weighs the soft loss.
-        soft_loss: "regional", "kl" or "channel-wise".
+        soft_loss: "regional", "kl", "channel-wise" or "pseudo-labels".
         online: Run the teacher along instead of reading its soft targets from disk.
         hints: Pairs (layer of the student, layer of the teacher); the teacher runs along.
     """
 
     teacher: str = "teacher"
     unlabelled: bool = True
-    labelled_share: float = 0.25
+    labelled_share: float | None = 0.25
     temperature: float = 2.0
     alpha: float = 0.9
     soft_loss: str = "regional"
@@ -194,7 +245,7 @@ class Config:
 
     Attributes:
         task: Name of one of `TASKS`.
-        num_labelled, num_validation, num_test: Cases; the others are unlabelled.
+        num_labelled, num_validation, num_test: Cases, of ACDC patients; the others are unlabelled.
         arms: How each arm is trained; a teacher stands before its students.
         num_cases: Use only the first so many cases; None uses all.
         depth: Of the U-Nets.
