@@ -5,6 +5,7 @@ Left out on purpose: registration, and growing or cutting the field of view.
 
 from collections.abc import Sequence
 from dataclasses import replace
+from typing import Any
 
 import numpy as np
 from scipy import ndimage
@@ -134,7 +135,7 @@ def _on_grid(
     return replace(case, image=image, mask=mask, spacing_mm=spacing_mm, affine=affine)
 
 
-def _offset(old: Sequence[int], new: np.ndarray, factor: np.ndarray) -> np.ndarray:
+def _offset(old: Any, new: np.ndarray, factor: np.ndarray) -> np.ndarray:
     """Index of the first new voxel among the old ones, around the same centre."""
     return (np.array(old) - 1) / 2 - factor * (new - 1) / 2
 
