@@ -50,7 +50,7 @@ batches = kdcore.Batches(
     shape=size.shape,
     batch_size=size.batch_size,
     foreground_share=size.foreground_share,
-    augmentation=kdcore.Augmentation(),
+    augmentation=settings.augmentation,
     num_batches=size.steps_per_epoch,
     seed=settings.seed,
 )

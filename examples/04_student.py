@@ -53,7 +53,7 @@ batches = kdcore.Batches(
     soft_targets=soft_targets,
     labelled_share=0.25,
     foreground_share=size.foreground_share,
-    augmentation=kdcore.Augmentation(),
+    augmentation=settings.augmentation,
     num_batches=size.steps_per_epoch,
     seed=settings.seed,
 )

@@ -51,7 +51,7 @@ for name in ("teacher", "baseline", "student"):
         batch_size=size.batch_size,
         soft_targets=soft_targets,
         foreground_share=size.foreground_share,
-        augmentation=kdcore.Augmentation(),
+        augmentation=settings.augmentation,
         num_batches=size.steps_per_epoch,
         seed=settings.seed,
     )

@@ -59,7 +59,7 @@ for name, plan in plans.items():
         batch_size=size.batch_size,
         soft_targets=soft_targets if plan["taught"] else None,
         labelled_share=0.25 if plan["taught"] else None,
-        augmentation=kdcore.Augmentation(),
+        augmentation=settings.augmentation,
         num_batches=size.steps_per_epoch,
         seed=settings.seed,
     )

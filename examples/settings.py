@@ -9,7 +9,7 @@ KDCORE_RUNS. Nothing here trains: this is the place to change a number.
 import argparse
 import os
 import sys
-from dataclasses import dataclass, replace
+from dataclasses import dataclass, field, replace
 from pathlib import Path
 
 import kdcore
@@ -65,6 +65,7 @@ class Settings:
             other training scans are unlabelled.
         teacher, student: The baseline is the student without a teacher.
         depth: How often the U-Nets halve the image.
+        augmentation: Of every network's training alike.
         seed: Of weights and batches, and of which training scans have labels.
         runs: Folder of all runs.
         data_dir: Folder of the data, for those that are read.
@@ -83,6 +84,7 @@ class Settings:
     spacing_mm: float = 3.0
     licence: str = ""
     depth: int = 3
+    augmentation: kdcore.Augmentation = field(default_factory=kdcore.Augmentation)
     tier: str = "quick"
     seed: int = 0
     runs: str = "runs"
@@ -219,7 +221,16 @@ BRATS = replace(
     student=replace(SIMULATED.student, shape=(80, 80)),
 )
 # The benchmark for few labels: cine-MRI of the heart, 7 labelled patients, and a student of a
-# sixteenth of its teacher's parameters.
+# sixteenth of its teacher's parameters. The stronger augmentation is worth more than the teacher.
+STRONG = kdcore.Augmentation(
+    rotate_deg=30.0,
+    scale=0.25,
+    shift=8.0,
+    elastic=2.0,
+    gamma=0.5,
+    noise=0.1,
+    geometric_share=0.9,
+)
 ACDC = Settings(
     data="acdc",
     title="ACDC, cine-MRI of the heart, slices of 128 × 128",
@@ -229,6 +240,7 @@ ACDC = Settings(
     num_labelled=7,
     num_validation=10,
     num_test=20,
+    augmentation=STRONG,
     teacher=Network(
         ("cine",), filters=32, shape=(128, 128), batch_size=8, epochs=10, learning_rate=5e-3
     ),

@@ -1,6 +1,7 @@
 """Small data that the tests make themselves, and the real volumes where they exist."""
 
 import json
+import math
 import os
 from importlib.util import find_spec
 from pathlib import Path
@@ -84,7 +85,9 @@ def write_brats(folder: Path, cases=None) -> Path:
 def acdc_volume(seed=0, shape=(3, 5, 4)):
     """(image, mask) with ACDC's labels, slices first; each voxel of another value."""
     rng = np.random.default_rng(seed)
-    return rng.permutation(60).reshape(shape).astype(np.float32), rng.integers(0, 4, shape)
+    return rng.permutation(math.prod(shape)).reshape(shape).astype(np.float32), rng.integers(
+        0, 4, shape
+    )
 
 
 def write_h5(path: Path, image, label, **more) -> Path:

@@ -38,6 +38,26 @@ def test_one_channel_gives_background_and_foreground():
     np.testing.assert_allclose(p.sum(-1), 1, atol=1e-6)
 
 
+def test_slices_of_another_size_come_back_where_they_were():
+    """A square in slices of 24 × 36, seen at 12 × 12: thirds and halves meet in the middle."""
+    image = np.zeros((2, 24, 36, 1), np.float32)
+    image[:, 6:18, 9:27] = 1
+    case = kdcore.Case("a", image, (image[..., 0] > 0).astype(np.uint8), (1.0, 1.0, 1.0))
+    inputs = keras.Input((12, 12, 1))
+    darker = keras.layers.Rescaling(1.0, offset=-0.5)(inputs)  # foreground from 0.5 on
+    model = keras.Model(inputs, identity((12, 12))(darker))
+    p = kdcore.predict_probabilities(model, case, slice_shape=(12, 12))
+    assert p.shape == (2, 24, 36, 2)
+    np.testing.assert_allclose(p.sum(-1), 1, atol=1e-6)
+    np.testing.assert_allclose(p, p[:, ::-1, ::-1], atol=1e-5)  # about the same centre
+    inner, outer = p[:, 8:16, 12:24, 1], p[:, :3, :, 1]
+    assert inner.min() > 0.99 and outer.max() < 0.01
+    scores = kdcore.evaluate(model, [case], slice_shape=(12, 12))
+    assert scores["a"]["1"]["dice"] > 0.85
+    mask = kdcore.predict_mask(model, case, slice_shape=(12, 12))
+    assert mask.shape == case.mask.shape and mask[:, 12, 18].all() and not mask[:, 0].any()
+
+
 def test_mask_is_the_most_probable_label():
     model, case = identity((None, None)), make_case(0)
     mask = kdcore.predict_mask(model, case)

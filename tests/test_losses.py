@@ -447,3 +447,20 @@ def test_the_regional_loss_is_kl_plus_dice_over_the_foreground(rng):
     dice = np.mean(((p - q) ** 2).sum(space) / (p**2 + q**2).sum(space))
     expected = float(kdcore.kd_loss(a, b, 3.0)) + dice
     assert float(kdcore.regional_kd_loss(a, b, 3.0)) == pytest.approx(expected, abs=1e-5)
+
+
+def test_pseudo_labels_are_the_hard_loss_of_the_teachers_labels(rng):
+    teacher, student = (rng.normal(size=(2, 6, 5, 3)).astype(np.float32) for _ in range(2))
+    expected = float(kdcore.dice_cross_entropy(teacher.argmax(-1), student))
+    for temperature in (1.0, 4.0):  # moves no maximum
+        found = float(kdcore.pseudo_label_loss(teacher, student, temperature))
+        assert found == pytest.approx(expected, abs=1e-6)
+    labels = (teacher[..., 0] > 0).astype("int32")
+    found = float(kdcore.pseudo_label_loss(teacher[..., :1], student[..., :1]))
+    assert found == pytest.approx(float(kdcore.dice_cross_entropy(labels, student[..., :1])))
+
+
+def test_pseudo_labels_forget_how_sure_the_teacher_was(rng):
+    teacher, student = (rng.normal(size=(2, 6, 5, 3)).astype(np.float32) for _ in range(2))
+    unsure = float(kdcore.pseudo_label_loss(0.01 * teacher, student))
+    assert unsure == pytest.approx(float(kdcore.pseudo_label_loss(teacher, student)), abs=1e-6)

@@ -16,6 +16,7 @@ from kdcore.evaluation import (
     gap_closed,
     mean_of,
     per_case,
+    per_patient,
     per_seed,
     read_results,
     read_table,
@@ -192,3 +193,15 @@ def same(new, old):
     for key, value in old.items():
         exact = not isinstance(value, float | list)
         assert new[key] == (value if exact else approx(value, rel=0, abs=1e-12)), key
+
+
+def test_two_scans_of_a_patient_are_one_witness():
+    """0.5 and 0.7 are 0.6; what is undefined in one scan is that of the other."""
+    scores = {
+        "a1": {"1": {"dice": 0.5}, "2": {"dice": None}},
+        "a2": {"1": {"dice": 0.7}, "2": {"dice": 0.4}},
+        "b1": {"1": {"dice": 0.9}, "2": {"dice": 0.1}},
+    }
+    table = per_patient(table_of(scores, arm="x"), {"a1": "a", "a2": "a", "b1": "b"})
+    assert per_case(table, "x", "1").to_dict() == {"a": approx(0.6), "b": approx(0.9)}
+    assert per_case(table, "x").to_dict() == {"a": approx(0.5), "b": approx(0.5)}

@@ -3,8 +3,10 @@
 from dataclasses import replace
 
 import pytest
+from conftest import acdc_volume, write_h5
 
 import kdcore
+from kdcore.evaluation.scores import read_results
 from kdcore.soft_targets import SoftTargetsError
 from kdcore.study import __main__ as study
 from kdcore.study import experiment
@@ -87,7 +89,7 @@ def test_tasks_name_their_labels():
         for name, tiers in tiers_of.items():
             assert set(tiers) == {"smoke", "quick", "full"}
             task = TASKS[name]
-            assert task.num_classes == 3 and set(task.labels) == {"1", "2"}
+            assert set(task.labels) == {str(label) for label in range(1, task.num_classes)}
             assert set(task.compared) <= {"mean", *task.scored}
 
 
@@ -107,10 +109,11 @@ def test_the_command_line(monkeypatch):
     [
         (["--data-dir", "x"], "Simulated scans are made, not read.*--data hippocampus"),
         (["--data", "brats"], "no default: pass --data-dir"),
+        (["--data", "lgg"], "with an account: pass --data-dir"),
     ],
 )
 def test_data_that_cannot_be_had(arguments, message):
-    name = "cross-modal" if "brats" in arguments else "main"
+    name = "main" if "--data-dir" in arguments else "cross-modal"
     with pytest.raises(ValueError, match=message):
         _ = from_arguments(arguments, study=name).cases
 
@@ -121,3 +124,21 @@ def test_some_arms_bring_their_teachers():
     assert list(study.only(settings, ["student"]).arms) == ["teacher", "student"]
     with pytest.raises(ValueError, match=r"no arm \['tutor'\]. There are: \['teacher'"):
         study.only(settings, ["tutor"])
+
+
+@pytest.mark.job
+def test_patients_with_two_scans_and_slices_of_another_size(tmp_path):
+    """Networks see 128 × 128; scores are of the scans' own voxels, intervals over patients."""
+    for number in range(1, 11):
+        for frame in (1, 12):
+            image, label = acdc_volume(number + frame, (3, 20, 18))
+            write_h5(tmp_path / "h5" / f"patient{number:03d}_frame{frame:02d}.h5", image, label)
+    out = ["--records", str(tmp_path / "records"), "--out", str(tmp_path / "out")]
+    arguments = ["--study", "benchmark", "--tier", "smoke", "--data-dir", str(tmp_path / "h5")]
+    arguments += ["--runs", str(tmp_path / "runs"), "--seeds", "1", *out]
+    assert study.main([*arguments, "--arms", "student", "pseudo-labels"]) == 0
+    table, about = read_results(tmp_path / "out" / "benchmark-acdc-smoke-2-labels.csv.gz")
+    assert len(set(about["patients"].values())) == 3 and len(about["patients"]) == 6
+    [row] = [r for r in about["comparisons"] if (r["a"], r["b"]) == ("student", "pseudo-labels")]
+    assert row["cases"] <= 3
+    assert set(table["arm"]) == {"teacher", "student", "pseudo-labels"}

@@ -127,6 +127,27 @@ def by_seed(source: Source, arm: str, label: str = MEAN, metric: str = "dice") -
     return values.groupby([chosen["case"], chosen["seed"]]).mean().unstack("seed").sort_index()
 
 
+def per_patient(source: Source, patients: Mapping[str, str]) -> Table:
+    """The same table with a row a patient: the mean of their scans.
+
+    What is compared over patients: two scans of one person are no two witnesses.
+
+    Args:
+        source: A table of scores, or its path.
+        patients: Of each case the patient.
+
+    Examples:
+        >>> from kdcore.evaluation import per_patient, table_of
+        >>> table = table_of({"a1": {"1": {"dice": 0.5}}, "a2": {"1": {"dice": 0.7}}})
+        >>> per_patient(table, {"a1": "a", "a2": "a"})[["case", "value"]]
+          case  value
+        0    a    0.6
+    """
+    table = as_table(source)
+    table = table.assign(case=table["case"].map(patients))
+    return table.groupby(list(COLUMNS[:-1]), sort=False, as_index=False)["value"].mean()
+
+
 def _chosen(table: Table, column: str, wanted: Sequence[str]) -> Table:
     """The rows with these entries; raises if there is none."""
     rows = table[table[column].isin(wanted)]

@@ -68,7 +68,7 @@ def summary(
 
 
 def arm_table(table: Table, arms: Mapping[str, Any], labels: Mapping[str, str]) -> str:
-    """A Markdown table: arms in rows; Dice of each label and mean, distances, cost.
+    """A Markdown table: arms in rows; Dice of each label and mean, distances if known, cost.
 
     Milliseconds are the least measured of all arms with the same network: what else the
     machine does can only make it slower.
@@ -79,7 +79,9 @@ def arm_table(table: Table, arms: Mapping[str, Any], labels: Mapping[str, str]) 
         labels: Names of the labels and regions, {"1": "anterior", ...}.
     """
     header = ["arm", "seeds", *(f"Dice {name}" for name in labels.values()), "mean Dice"]
-    header += [name for name, *_ in _COLUMNS] + ["parameters", "MMACs a slice", "ms a slice"]
+    known = table.loc[np.isfinite(table["value"]), "metric"].unique()
+    columns = [column for column in _COLUMNS if column[1] in known]
+    header += [name for name, *_ in columns] + ["parameters", "MMACs a slice", "ms a slice"]
     fastest: dict[tuple[int, int], float] = {}
     for arm in arms.values():
         network = arm["params"], arm["macs_a_slice"]
@@ -90,7 +92,7 @@ def arm_table(table: Table, arms: Mapping[str, Any], labels: Mapping[str, str]) 
         params, macs = arms[name]["params"], arms[name]["macs_a_slice"]
         dice = [mean_of(table, name, label) for label in (*labels, MEAN)]
         row = [name, str(seeds[name]), *(f"{value:.3f}" for value in dice)]
-        row += [form.format(mean_of(table, name, MEAN, key)) for _, key, form in _COLUMNS]
+        row += [form.format(mean_of(table, name, MEAN, key)) for _, key, form in columns]
         rows.append([*row, f"{params:,}", f"{macs / 1e6:.1f}", f"{fastest[params, macs]:.2f}"])
     return markdown(header, rows)
 
@@ -100,7 +102,8 @@ def comparison_table(
 ) -> str:
     """A Markdown table of comparisons, in Dice points (hundredths).
 
-    With the seeds of both arms, where they are not as many.
+    With the interval over trainings as well as cases where it is known, and with the seeds of both
+    arms where they are not as many.
 
     Args:
         comparisons: From `compare`.
@@ -109,8 +112,11 @@ def comparison_table(
     names = names or {}
     header = ["difference", "of", "Dice points", "95 % interval", "p", "cases"]
     adjusted = any("p_holm" in row for row in comparisons)
+    trained = any(row.get("interval_seeds") for row in comparisons)
     if adjusted:
         header.insert(5, "p, Holm")
+    if trained:
+        header.insert(4, "trainings too")
     uneven = any(row.get("seeds_a") != row.get("seeds_b") for row in comparisons)
     if uneven:
         header.append("seeds")
@@ -118,9 +124,10 @@ def comparison_table(
     for row in comparisons:
         label = names.get(row["label"], row["label"])
         points = f"{100 * row['difference']:+.2f}"
-        limits = interval(row["interval"], 100, "+.2f")
+        limits = [interval(row["interval"], 100, "+.2f")]
+        limits += [interval(row.get("interval_seeds"), 100, "+.2f")] if trained else []
         ps = [_p(row["p"])] + ([_p(row.get("p_holm"))] if adjusted else [])
-        cells = [f"{row['a']} − {row['b']}", label, points, limits, *ps, str(row["cases"])]
+        cells = [f"{row['a']} − {row['b']}", label, points, *limits, *ps, str(row["cases"])]
         seeds = f"{row.get('seeds_a', '–')} and {row.get('seeds_b', '–')}"
         rows.append(cells + ([seeds] if uneven else []))
     return markdown(header, rows)

@@ -176,7 +176,7 @@ class Experiment:
 
     def _settings(self, arm: str) -> dict[str, Any]:
         settings = asdict(self.config)
-        del settings["arms"]
+        del settings["arms"], settings["pairs"]
         return settings | {
             "training": asdict(self.training(arm)),
             "data_digest": self.data_digest,

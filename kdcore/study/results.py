@@ -9,7 +9,15 @@ from kdcore._files import plain
 from kdcore.evaluation import tables
 from kdcore.evaluation.cost import count_macs, milliseconds_a_slice, space_of
 from kdcore.evaluation.metrics import absent_labels
-from kdcore.evaluation.scores import ALL, MEAN, Table, arms_of, per_seed, table_of
+from kdcore.evaluation.scores import (
+    ALL,
+    MEAN,
+    Table,
+    arms_of,
+    per_patient,
+    per_seed,
+    table_of,
+)
 from kdcore.evaluation.statistics import adjust, compare, equivalence, gap_closed
 from kdcore.study import settings as config
 from kdcore.study.experiment import Experiment, Run
@@ -42,7 +50,8 @@ def summarize(job: Experiment, runs: Iterable[Run | Record]) -> tuple[Table, dic
     Returns:
         `(table, about)`, for `kdcore.evaluation.write_results`; `about` is that of `collect`
         with `comparisons`, `equivalence`, `gap_closed`, `collapsed` ("arm seed" of networks
-        that found nothing) and `absent` (`{label: [test cases that lack it]}`).
+        that found nothing), `absent` (`{label: [test cases that lack it]}`), and where patients
+        have several scans `patients` (`{case: patient}`): then all comparisons are over patients.
     """
     order, compared = list(job.config.arms), job.task.compared
     records = [record(run, job.task) if isinstance(run, Run) else run for run in runs]
@@ -52,16 +61,21 @@ def summarize(job: Experiment, runs: Iterable[Run | Record]) -> tuple[Table, dic
     arms = {name: arm for name, arm in job.config.arms.items() if name in about["arms"]}
     taught = {k: a.distillation.teacher for k, a in arms.items() if a.distillation is not None}
     taught = {student: teacher for student, teacher in taught.items() if teacher in arms}
+    sampled = table
+    if job.task.groups is not None:
+        about["patients"] = {case: job.task.groups(case) for case in table["case"].unique()}
+        sampled = per_patient(table, about["patients"])
+    pairs = [*_pairs(arms, taught), *(pair for pair in job.config.pairs if {*pair} <= {*arms})]
     about["comparisons"] = [
-        compare(table, a, b, label=label) for label in compared for a, b in _pairs(arms, taught)
+        compare(sampled, a, b, label=label) for label in compared for a, b in dict.fromkeys(pairs)
     ]
     adjust(about["comparisons"])
     about["equivalence"] = [
-        equivalence(table, student, teacher, label=label)
+        equivalence(sampled, student, teacher, label=label)
         for label in compared
         for student, teacher in taught.items()
     ]
-    about["gap_closed"] = _gaps(table, taught, compared)
+    about["gap_closed"] = _gaps(sampled, taught, compared)
     about["collapsed"] = collapsed(table, COLLAPSED)
     tested = set(about["split"]["test"])
     cases = [case for case in job.cases if case.case_id in tested]

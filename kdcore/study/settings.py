@@ -50,7 +50,7 @@ class Task:
     note: str = ""
     slice_shape: tuple[int, int] | None = None
     split: Callable[[Sequence[Case], int], Split] | None = None
-    groups: Rule | None = None
+    groups: Callable[[Case | str], str] | None = None
     stratify: Rule | None = None
 
     @property
@@ -250,6 +250,7 @@ class Config:
         num_cases: Use only the first so many cases; None uses all.
         depth: Of the U-Nets.
         augmentation: Of all arms alike.
+        pairs: Arms to be compared besides students with their baseline and teacher.
     """
 
     task: str
@@ -260,6 +261,7 @@ class Config:
     num_cases: int | None = None
     depth: int = 3
     augmentation: Augmentation = field(default_factory=Augmentation)
+    pairs: tuple[tuple[str, str], ...] = ()
 
     def __post_init__(self) -> None:
         known: list[str] = []
@@ -362,7 +364,9 @@ TUTORIAL = replace(
         "teacher": CROSS_MODAL.arms["teacher"],
         "student": replace(_SOUGHT, distillation=Distillation()),
         "baseline": _SOUGHT,
+        "pseudo-labels": replace(_SOUGHT, distillation=Distillation(soft_loss="pseudo-labels")),
     },
+    pairs=(("student", "pseudo-labels"),),
 )
 BRATS = replace(
     CROSS_MODAL,
@@ -405,11 +409,38 @@ def _benchmark() -> Config:
         "self": taught(teacher="baseline"),
     }
     return Config(
-        task="acdc", num_labelled=7, num_validation=10, num_test=20, arms=arms, augmentation=STRONG
+        task="acdc",
+        num_labelled=7,
+        num_validation=10,
+        num_test=20,
+        arms=arms,
+        augmentation=STRONG,
+        pairs=(
+            ("student", "pseudo-labels"),
+            ("student-2", "student"),
+            ("student", "student-labelled"),
+            ("student", "self"),
+            ("student", "baseline-long"),
+        ),
     )
 
 
 BENCHMARK = _benchmark()
+
+_LGG_T1 = replace(_SOUGHT, shape=(128, 128))
+LGG = Config(
+    task="lgg",
+    num_labelled=10,
+    num_validation=10,
+    num_test=20,
+    arms={
+        "teacher": Training(
+            16, 1000, learning_rate=5e-3, shape=(128, 128), batch_size=8, foreground_share=0.66
+        ),
+        "baseline": _LGG_T1,
+        "student": replace(_LGG_T1, distillation=Distillation()),
+    },
+)
 
 
 def _evidence(main: Config, flat_teacher: Training, middle: str = "bottleneck_relu1") -> Config:
@@ -464,7 +495,11 @@ _CROSS_VALIDATION["smoke"] = replace(_CROSS_VALIDATION["smoke"], num_test=2)
 STUDIES = {
     "main": {"simulated": tiers(SIMULATED), "hippocampus": tiers(HIPPOCAMPUS)},
     "tutorial": {"simulated": tiers(TUTORIAL)},
-    "cross-modal": {"simulated": tiers(CROSS_MODAL), "brats": tiers(BRATS)},
+    "cross-modal": {
+        "simulated": tiers(CROSS_MODAL),
+        "brats": tiers(BRATS),
+        "lgg": tiers(LGG),
+    },
     "evidence": {
         "hippocampus": tiers(_evidence(HIPPOCAMPUS, _FLAT)),
         "simulated": tiers(_evidence(SIMULATED, replace(_FLAT, shape=(64, 56)))),

@@ -237,6 +237,11 @@ def limits_of(found: Mapping[str, Any]) -> str:
     return tables.interval(found["interval"], 100, "+.1f").replace("-", "−")
 
 
+def limits(found: Mapping[str, Any], of: str = "interval") -> str:
+    """An interval in Dice points; `of` "interval_seeds" is over trainings as well as cases."""
+    return tables.interval(found[of], 100, "+.2f").replace("-", "−")
+
+
 def budget(prefix: str, label: str = "mean", *arms: str) -> str:
     """Over the numbers of labels at which there is a teacher."""
     studies = [(scores(name), study(name)) for name in budgets(prefix)]
@@ -290,6 +295,6 @@ _OFFERED = (
     arms, comparisons, equivalences, seeds, beliefs, budget, home_facts, thousand, finds_of,
     row, across, told, not_worse, grid, grid_dice, spread_of_temperature, of_folds,
     largest_change, luck_of_training, finds, belief, best, change_of_belief, of_seeds, of_trainings,
-    half_width, listed, validation, rows, torture, bench, replication, weights, lab,
+    half_width, limits, listed, validation, rows, torture, bench, replication, weights, lab,
 )  # fmt: skip
 SCOPE = {function.__name__: function for function in _OFFERED}
