@@ -8,9 +8,11 @@ import keras
 import nibabel
 import numpy as np
 import pytest
+from conftest import acdc_volume, write_h5
 from nibabel import orientations
 
 import kdcore
+from kdcore._files import read_sealed
 from kdcore.evaluation.folder import doubts, load_network, main, score_table, trained_on
 from kdcore.training import weights_digest
 
@@ -167,10 +169,34 @@ def test_scans_without_a_mask_need_not_be_there(weights, msd_folder, tmp_path):
         kdcore.read_msd(folder)
 
 
+def test_a_folder_of_acdc_is_scored_on_its_own_voxels(tmp_path, capsys):
+    for frame in (1, 12):
+        image, label = acdc_volume(frame, (3, 20, 18))
+        write_h5(tmp_path / "acdc" / f"patient001_frame{frame:02d}.h5", image, label)
+    network = kdcore.unet((16, 16, 1), num_classes=4, filters=2, depth=1)
+    network.save(tmp_path / "w.keras")
+    entry = {"model_digest": weights_digest(network), "slice_shape": [16, 16], "seen": []}
+    (tmp_path / "weights.json").write_text(json.dumps({"w": entry}))
+    out = tmp_path / "scores.json"
+    arguments = ["--weights", str(tmp_path / "w.keras"), "--data", str(tmp_path / "acdc")]
+    assert main([*arguments, "--out", str(out)]) == 0
+    assert "2, myocardium" in capsys.readouterr().out
+    scores = read_sealed(out)["per_case"]
+    cases = kdcore.data.read_acdc(tmp_path / "acdc")
+    masks = [kdcore.predict_mask(network, case, slice_shape=(16, 16)) for case in cases]
+    expected = [kdcore.dice(c.mask, m, 3) for c, m in zip(cases, masks, strict=True)]
+    found = [scores[case.case_id]["3"]["dice"] for case in cases]
+    assert found == pytest.approx(expected, nan_ok=True)
+
+
 def test_the_published_networks_say_what_they_were_trained_on():
     folder = Path(__file__).parents[1] / "docs" / "weights"
     for path in folder.glob("*.keras"):
         trained = trained_on(load_network(path), folder / "weights.json")
+        if path.name.startswith("acdc"):  # 7 or 70 of 70 training patients, 10 for validation
+            assert len(trained["seen"]) in (34, 160) and trained["slice_shape"] == [128, 128]
+            assert trained["licence"] == "CC BY-NC-SA 4.0"
+            continue
         assert trained["orientation"] == "RAS" and len(trained["seen"]) in (28, 140)
         assert trained["spacing_mm"] == [1.0, 1.0, 1.0]
         assert all(40 <= edge <= 60 for edge in trained["extent_mm"])

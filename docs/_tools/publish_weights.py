@@ -1,86 +1,110 @@
-"""Put the networks of the published study's first seed into `docs/weights`.
+"""Put the networks of a published study's first seed into `docs/weights`.
 
-Teacher, student and baseline with few labels and with all, found by their digest among the
-.keras files of a folder, a run folder for instance: `python docs/_tools/publish_weights.py FOLDER`.
+They are found by their digest among the .keras files of a folder, of the runs for instance:
+`python docs/_tools/publish_weights.py RUNS benchmark-acdc-quick-7-labels --data-dir data/ACDC`.
 """
 
-import sys
-from functools import cache
+import argparse
+from collections.abc import Sequence
+from dataclasses import dataclass
 from pathlib import Path
 from typing import Any
 
 import keras
 import numpy as np
 
-from kdcore._files import file_digest, replacing, write_json
+from kdcore._files import file_digest, read_json, replacing, write_json
 from kdcore.data.cases import Case
 from kdcore.evaluation.folder import extent_mm
-from kdcore.evaluation.scores import Table, per_seed, read_results
+from kdcore.evaluation.scores import per_seed, read_results
 from kdcore.study.settings import TASKS
 from kdcore.training import weights_digest
 
 FOLDER = Path(__file__).parents[1] / "weights"
+INDEX = FOLDER / "weights.json"
 RESULTS = FOLDER.with_name("results")
-ARMS = ("teacher", "student", "baseline")
-STUDY, LABELS = "hippocampus-quick", (8, 120)
-TRAINED_ON = {
-    "spacing_mm": [1.0, 1.0, 1.0],
-    "orientation": "RAS",
-    "label_names": dict(TASKS["hippocampus"].labels),
+
+
+@dataclass(frozen=True)
+class Published:
+    """What of a study is published, and what a user of the networks must know."""
+
+    task: str
+    name: str
+    labels: int
+    arms: tuple[str, ...]
+    trained_on: dict[str, Any]
+
+
+_HIPPOCAMPUS = {"spacing_mm": [1.0, 1.0, 1.0], "orientation": "RAS"}
+_ARMS = ("teacher", "student", "baseline")
+STUDIES = {
+    **{
+        f"evidence-hippocampus-quick-{n}-labels": Published(
+            "hippocampus", f"hippocampus-quick-{n}-labels", n, _ARMS, _HIPPOCAMPUS
+        )
+        for n in (8, 120)
+    },
+    "benchmark-acdc-quick-7-labels": Published(
+        "acdc", "acdc-7-labels", 7, _ARMS[1:], {"slice_shape": [128, 128]}
+    ),
 }
 
 
 def main() -> int:
+    parser = argparse.ArgumentParser(description="Publish networks.")
+    parser.add_argument("runs", type=Path)
+    parser.add_argument("study", choices=STUDIES)
+    parser.add_argument("--data-dir", default=None)
+    options = parser.parse_args()
+    published = STUDIES[options.study]
     networks = {}
-    for path in Path(sys.argv[1]).rglob("*.keras"):
+    for path in options.runs.rglob("*.keras"):
         network = keras.saving.load_model(path, compile=False, safe_mode=True)
         networks[weights_digest(network)] = network
-    index: dict[str, dict[str, Any]] = {}
-    for labels in LABELS:
-        table, study = published(labels)
-        for arm in ARMS:
-            run = study["arms"][arm]["runs"]["0"]
-            if run["model_digest"] not in networks:
-                raise SystemExit(f"{sys.argv[1]} holds no {arm} of {labels} labels, seed 0.")
-            name = f"{STUDY}-{labels}-labels-{arm}.keras"
-            network = networks[run["model_digest"]]
-            with replacing(FOLDER / name) as temporary:
-                network.save(temporary)
-            index[name] = {
-                "arm": arm,
-                "labels": labels,
-                "params": network.count_params(),
-                "test_dice": round(per_seed(table, arm)[0], 6),
-                "file_digest": file_digest(FOLDER / name),
-                **TRAINED_ON,
-                "extent_mm": largest(seen(arm, labels)),
-                "seen": seen(arm, labels),
-                **{key: run[key] for key in ("model_digest", "commit", "backend", "hardware")},
-            }
-            print(name, index[name]["test_dice"], flush=True)
-    write_json(FOLDER / "weights.json", index)
+    table, about = read_results(RESULTS / f"{options.study}.csv.gz")
+    task = TASKS[published.task]
+    cases = task.read(options.data_dir, None)
+    index = read_json(INDEX)
+    for arm in published.arms:
+        run = about["arms"][arm]["runs"]["0"]
+        if run["model_digest"] not in networks:
+            raise SystemExit(f"{options.runs} holds no {arm} of {options.study}, seed 0.")
+        network = networks[run["model_digest"]]
+        path = FOLDER / f"{published.name}-{arm}.keras"
+        with replacing(path) as temporary:
+            network.save(temporary)
+        known = seen(arm, about, cases)
+        index[path.name] = {
+            "arm": arm,
+            "labels": published.labels,
+            "params": network.count_params(),
+            "test_dice": round(per_seed(table, arm)[0], 6),
+            "file_digest": file_digest(path),
+            "licence": task.licence,
+            "label_names": dict(task.labels),
+            **published.trained_on,
+            **largest([case for case in cases if case.case_id in known]),
+            "seen": known,
+            **{key: run[key] for key in ("model_digest", "commit", "backend", "hardware")},
+        }
+        print(path.name, index[path.name]["test_dice"], flush=True)
+    write_json(INDEX, index)
     return 0
 
 
-@cache
-def published(labels: int) -> tuple[Table, dict[str, Any]]:
-    return read_results(RESULTS / f"evidence-{STUDY}-{labels}-labels.csv.gz")
-
-
-def seen(arm: str, labels: int) -> list[str]:
+def seen(arm: str, about: dict[str, Any], cases: Sequence[Case]) -> list[str]:
     """Cases the network was trained on or chosen with; a student's unlabelled ones, too."""
-    split = published(LABELS[-1] if arm == "student" else labels)[1]["split"]
+    split = about["split"]
+    if arm == "student":
+        return sorted(case.case_id for case in cases if case.case_id not in split["test"])
     return sorted([*split["labelled"]["0"], *split["validation"]])
 
 
-@cache
-def _cases() -> dict[str, Case]:
-    return {case.case_id: case for case in TASKS["hippocampus"].read(None, None)}
-
-
-def largest(names: list[str]) -> list[float]:
-    """The longest edges of these cases along each axis."""
-    return np.max([extent_mm(_cases()[name]) for name in names], axis=0).tolist()
+def largest(cases: Sequence[Case]) -> dict[str, list[float]]:
+    """The longest edges of these cases along each axis, where they are known."""
+    edges = [extent_mm(case) for case in cases if case.has_spacing]
+    return {"extent_mm": np.max(edges, axis=0).tolist()} if edges else {}
 
 
 if __name__ == "__main__":

@@ -96,15 +96,24 @@ def lgg_site(case: Case | str) -> str:
     return match[2]
 
 
+def holds_lgg(folder: Path) -> bool:
+    """Whether `read_lgg` would find patients there."""
+    return bool(_folders(folder))
+
+
+def _folders(folder: Path) -> list[Path]:
+    for place in (folder, folder / "kaggle_3m", folder / "LGG" / "kaggle_3m"):
+        if found := sorted(path for path in place.glob("TCGA_*") if path.is_dir()):
+            return found
+    return []
+
+
 def _patients(folder: Path) -> list[Path]:
     """The patients' folders, by name."""
     if not folder.is_dir():
         raise FileNotFoundError(f"{folder} is not a folder.")
-    for place in (folder, folder / "kaggle_3m", folder / "LGG" / "kaggle_3m"):
-        found = sorted(path for path in place.glob("TCGA_*") if path.is_dir())
-        if found:
-            break
-    else:
+    found = _folders(folder)
+    if not found:
         raise FileNotFoundError(
             f"{folder} has no patients. Expected kaggle_3m with a folder for each, as "
             "TCGA_DU_5849_19950405."

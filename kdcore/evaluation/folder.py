@@ -14,6 +14,7 @@ import pandas as pd
 
 from kdcore._files import file_digest, read_json, write_json
 from kdcore._provenance import provenance, weights_digest
+from kdcore.data import acdc, lgg
 from kdcore.data.cases import Case
 from kdcore.data.grid import orientation, reorient
 from kdcore.data.msd import label_names, read_msd
@@ -39,7 +40,12 @@ def main(arguments: list[str] | None = None) -> int:
     parser = argparse.ArgumentParser(description="Evaluate a network on a folder of scans.")
     parser.add_argument("--weights", type=Path, required=True, help=".keras, .onnx or .tflite")
     parser.add_argument("--index", type=Path, help=f"what networks know; default: {INDEX} beside W")
-    parser.add_argument("--data", type=Path, required=True, help="folder in the Decathlon's layout")
+    parser.add_argument(
+        "--data",
+        type=Path,
+        required=True,
+        help="folder as the Decathlon's, nnU-Net's, ACDC's, LGG's",
+    )
     parser.add_argument("--out", type=Path, default=None, help="JSON file for each case's scores")
     options = parser.parse_args(arguments)
     try:
@@ -48,14 +54,16 @@ def main(arguments: list[str] | None = None) -> int:
         if options.out:
             options.out.parent.mkdir(parents=True, exist_ok=True)
         network = load_network(options.weights)
-        cases = read_msd(options.data, labelled_only=True)
+        cases, names = read_scans(options.data)
         if not cases:
             raise ValueError(f"{options.data} has no case with a mask to compare with.")
-        index = options.index or options.weights.parent / INDEX
-        names, trained = label_names(options.data), trained_on(network, index)
+        trained = trained_on(network, options.index or options.weights.parent / INDEX)
         for doubt in doubts(trained, cases, names):
             print(f"Note: {doubt}", file=sys.stderr)
-        scores = evaluate(network, as_trained(cases, trained))
+        shape = trained.get("slice_shape")
+        scores = evaluate(
+            network, as_trained(cases, trained), slice_shape=tuple(shape) if shape else None
+        )
         _print_tables(scores, names, set(trained.get("seen", ())))
         if options.out:
             content = {"weights": file_digest(options.weights), "per_case": scores}
@@ -63,6 +71,24 @@ def main(arguments: list[str] | None = None) -> int:
     except (ValueError, OSError) as error:
         raise SystemExit(f"{type(error).__name__}: {error}") from error
     return 0
+
+
+def read_scans(folder: str | Path) -> tuple[list[Case], Mapping[str, str]]:
+    """Scans with masks of a folder in any layout that holds both, and the names of the labels.
+
+    Args:
+        folder: As for `read_msd`, `read_nnunet`, `kdcore.data.read_acdc` or `read_lgg`.
+
+    Raises:
+        FileNotFoundError, ValueError: As these.
+    """
+    folder = Path(folder)
+    if not (folder / "dataset.json").exists() and folder.is_dir():
+        if acdc.holds_acdc(folder):
+            return acdc.read_acdc(folder), acdc.LABELS
+        if lgg.holds_lgg(folder):
+            return lgg.read_lgg(folder), lgg.LABELS
+    return read_msd(folder, labelled_only=True), label_names(folder)
 
 
 def _print_tables(
@@ -122,6 +148,8 @@ def _checked(entry: dict[str, Any], index: Path) -> dict[str, Any]:
         "spacing_mm": np.shape(entry.get("spacing_mm", [1, 1, 1])) == (3,),
         "extent_mm": np.shape(entry.get("extent_mm", [1, 1, 1])) == (3,),
         "orientation": isinstance(entry.get("orientation", ""), str),
+        "slice_shape": np.shape(entry.get("slice_shape", [1, 1])) == (2,),
+        "sequences": isinstance(entry.get("sequences", []), list),
         "label_names": isinstance(names, dict)
         and all(label.isdecimal() and isinstance(n, str) for label, n in names.items()),
         "seen": isinstance(entry.get("seen", []), list),
@@ -137,9 +165,10 @@ def _checked(entry: dict[str, Any], index: Path) -> dict[str, Any]:
 
 
 def as_trained(cases: Iterable[Case], trained: Mapping[str, Any]) -> list[Case]:
-    """The cases with their axes running as those of the scans the network was trained on."""
-    axes = trained.get("orientation")
-    return [reorient(c, axes) if axes and orientation(c) not in ("", axes) else c for c in cases]
+    """The cases with the axes and the sequences of the scans the network was trained on."""
+    axes, sequences = trained.get("orientation"), trained.get("sequences")
+    turned = [reorient(c, axes) if axes and orientation(c) not in ("", axes) else c for c in cases]
+    return [case.select(sequences) if sequences else case for case in turned]
 
 
 def doubts(
