@@ -185,7 +185,8 @@ def regional_kd_loss(
 
     The default soft loss of `Distiller`. In a scan with 5 % foreground the voxel mean
     of the KL is ruled by background; the Dice over the foreground channels, taken at
-    T = 1, weighs a class by its own size. Both are smallest at the teacher's output.
+    T = 1, weighs a class by its own size. Both are smallest at the teacher's output, if the
+    student can match it; where it cannot, the Dice leans towards foreground.
 
     Args: as for `kd_loss`.
 

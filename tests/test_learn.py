@@ -70,4 +70,20 @@ def test_links_and_tests_named_in_other_pages_exist(path):
 
 
 def test_there_are_pages():
-    assert len(PAGES) == 10
+    assert len(PAGES) == 13
+
+
+@pytest.mark.parametrize("path", PAGES, ids=lambda path: path.stem)
+def test_a_page_ends_in_one_sentence(path):
+    text = path.read_text()
+    (sentence,) = re.findall(r"^## In one sentence\n\n(.+?)\n\n## ", text, re.M | re.S)
+    assert sentence.endswith(".") and not re.search(r"[.!?] [A-Z]", sentence)
+
+
+@pytest.mark.parametrize("path", PAGES, ids=lambda path: path.stem)
+def test_a_page_with_exercises_has_a_picture_that_is_described(path):
+    text = path.read_text()
+    pictures = re.findall(r'^\{\$ figure\("learn-\w+", alt="(.+)"\) \$\}$', text, re.M)
+    assert pictures or "## Exercises" not in text
+    assert len(pictures) == text.count("figure(") == text.count("<figcaption")
+    assert all(len(alt) > 60 for alt in pictures)

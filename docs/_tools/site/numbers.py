@@ -18,6 +18,7 @@ os.environ.setdefault("MPLBACKEND", "agg")
 ROOT = Path(__file__).parents[3]
 sys.path[:0] = [str(Path(__file__).parent), str(ROOT)]
 
+import lessons  # noqa: E402
 import measured  # noqa: E402
 from jinja2 import Environment, StrictUndefined  # noqa: E402
 from measured import (  # noqa: E402
@@ -75,6 +76,7 @@ PAGE = Environment(
 
 def on_pre_build(config: MkDocsConfig) -> None:
     forget()
+    lessons.slice_.cache_clear()
     measured.made_twice.cache_clear()
 
 
@@ -268,7 +270,8 @@ def drawn(kind: str, arguments: tuple[Any, ...], scheme: str) -> bytes:
     """An SVG, the same bytes for the same numbers."""
     from matplotlib import pyplot
 
-    with pyplot.rc_context({"svg.hashsalt": kind}):
+    style = lessons.STYLE if kind in lessons.DRAWN else {}
+    with pyplot.rc_context({"svg.hashsalt": kind, **style}):
         figure = PLOTS[kind](*arguments)
         figures.recolor(figure, scheme)
         buffer = BytesIO()
@@ -289,6 +292,7 @@ PLOTS = {
     "curves": lambda name, *arms: figures.loss_curves(
         {arm: study(name)["arms"][arm]["history"] for arm in arms}
     ),
+    **lessons.DRAWN,
 }
 _OFFERED = (
     study, budgets, dice, average, points, difference, excludes_zero, check, provenance,
@@ -296,5 +300,6 @@ _OFFERED = (
     row, across, told, not_worse, grid, grid_dice, spread_of_temperature, of_folds,
     largest_change, luck_of_training, finds, belief, best, change_of_belief, of_seeds, of_trainings,
     half_width, limits, listed, validation, rows, torture, bench, replication, weights, lab,
+    lessons.lesson,
 )  # fmt: skip
 SCOPE = {function.__name__: function for function in _OFFERED}
