@@ -25,6 +25,8 @@ from measured import (  # noqa: E402
     lab,
     largest_change,
     luck_of_training,
+    playground_pictures,
+    playground_table,
     replication,
     rows,
     torture,
@@ -296,5 +298,6 @@ _OFFERED = (
     row, across, told, not_worse, grid, grid_dice, spread_of_temperature, of_folds,
     largest_change, luck_of_training, finds, belief, best, change_of_belief, of_seeds, of_trainings,
     half_width, limits, listed, validation, rows, torture, bench, replication, weights, lab,
+    playground_pictures, playground_table,
 )  # fmt: skip
 SCOPE = {function.__name__: function for function in _OFFERED}
