@@ -9,7 +9,7 @@ import numpy as np
 
 from kdcore.data.cases import Case
 from kdcore.data.grid import resize, resize_map
-from kdcore.heads import check_head, check_values
+from kdcore.heads import check_head, check_input, check_values
 from kdcore.normalization import Normalization, apply_normalization
 from kdcore.unet import size_multiple
 
@@ -63,6 +63,7 @@ def predict_probabilities(
             f"Received: {type(network).__name__} and {type(case).__name__}."
         )
     check_head(network)
+    check_input(network)
     logits = _logits(network, apply_normalization(case.image, normalization), case)
     check_values(logits, network, case.case_id)
     if logits.shape[-1] == 1:
@@ -110,7 +111,7 @@ def _logits(network: keras.Model, image: np.ndarray, case: Case) -> np.ndarray:
     if expected[-1] not in (None, image.shape[-1]):
         raise ValueError(
             f"{case.case_id} has {image.shape[-1]} sequences {case.sequences}, the network "
-            f"takes {expected[-1]}. Pass cases with just those sequences."
+            f"takes {expected[-1]}. {_way_out(expected[-1], image.shape[-1])}"
         )
     rank = len(expected) - 1
     items = image if rank == 2 else image[None]  # (N, *space, S)
@@ -136,6 +137,15 @@ def _logits(network: keras.Model, image: np.ndarray, case: Case) -> np.ndarray:
     )
     total = total[(slice(None), *keep)]
     return np.array(total if rank == 2 else total[0])
+
+
+def _way_out(wanted: int, there: int) -> str:
+    if there == 1:
+        return (
+            "If it was made for colour images, repeat the scan: dataclasses.replace(case, image="
+            f"np.repeat(case.image, {wanted}, axis=-1), sequences=({wanted} names))."
+        )
+    return "Pass cases with just those sequences."
 
 
 def _places(space: Sequence[int], window: Sequence[int]) -> Iterator[tuple[slice, ...]]:
