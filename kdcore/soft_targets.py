@@ -317,9 +317,9 @@ def _write_case(
     else:
         known = {key: value for key, value in manifest.items() if value is not None}
         write_json(folder / "manifest.json", known, sealed=True)
-    log_p = np.log(np.maximum(probabilities, _LEAST_PROBABILITY)).astype(np.float16)
+    log_p = np.log(np.maximum(probabilities, _LEAST_PROBABILITY))
     with replacing(path) as temporary:
-        np.save(temporary, log_p, allow_pickle=False)
+        np.save(temporary, log_p.astype(np.float16, order="C"), allow_pickle=False)
     write_json(record_path, {"image": image, "array": file_digest(path)}, sealed=True)
     forget(case.image)
 
