@@ -65,6 +65,13 @@ def test_any_callable_may_teach(tmp_path, two):
     np.testing.assert_allclose(soft["case_001"], np.log(1 / 3), atol=1e-3)
 
 
+def test_a_map_as_nibabel_gives_it_is_written_in_c_order(tmp_path, two):
+    p = np.full((*two[0].image.shape[:3], 3), 1 / 3, np.float32)
+    teacher = known(lambda case: np.asfortranarray(p))
+    soft = kdcore.SoftTargets.write(teacher, two[:1], tmp_path)
+    np.testing.assert_allclose(soft["case_000"], np.log(p), atol=1e-3)
+
+
 def test_bernoulli_teachers_give_two_channels(tmp_path, two):
     for number, teacher in enumerate((network(classes=1), known(lambda c: flat(c)[..., :1]))):
         soft = kdcore.SoftTargets.write(teacher, two, tmp_path / str(number))
