@@ -227,7 +227,7 @@ def home_facts(job: str, region: str, smaller: str, hard: str) -> str:
         ),
         (
             f"{teacher['params'] / student['params']:.0f} times smaller",
-            f"than its teacher, and {signed(points(smaller, 'student', 'teacher'))} Dice points "
+            f"than its teacher, at {signed(points(smaller, 'student', 'teacher'))} Dice points "
             f"from it, on real scans. {limits_of_study(smaller, 'student', 'teacher')}.",
         ),
         (
@@ -248,10 +248,11 @@ def limits_of_study(name: str, a: str, b: str, label: str = "mean") -> str:
     """The interval of a difference, and what it is over."""
     s, found = study(name), row(name, a, b, label)
     who = "patients" if "patients" in s else "scans"
-    limits = found.get("interval_seeds") or found["interval"]
+    limits = {"interval": found.get("interval_seeds") or found["interval"]}
+    labelled, trainings = s["settings"]["num_labelled"], len(s["arms"][a]["seeds"])
     return (
-        f"95 % interval {limits_of({'interval': limits})}; {s['settings']['num_labelled']} labelled "
-        f"{who}, {found['cases']} for the test, {len(s['arms'][a]['seeds'])} trainings"
+        f"95 % interval {limits_of(limits)}; {labelled} labelled {who}, {found['cases']} for the "
+        f"test, {trainings} trainings"
     )
 
 
