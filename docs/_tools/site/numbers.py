@@ -54,6 +54,7 @@ from studies import (  # noqa: E402
     of_folds,
     of_seeds,
     points,
+    published,
     row,
     scores,
     spread_of_temperature,
@@ -61,7 +62,10 @@ from studies import (  # noqa: E402
     validation,
 )
 
+from kdcore._files import read_json  # noqa: E402
 from kdcore.evaluation import figures, tables  # noqa: E402
+
+HOME = ROOT / "docs" / "assets" / "home"
 
 PAGE = Environment(
     undefined=StrictUndefined,
@@ -87,7 +91,8 @@ def on_page_markdown(markdown: str, page: Page, config: MkDocsConfig, files: Fil
         return plot(kind, arguments, alt, page, config, files)
 
     try:
-        return PAGE.from_string(markdown).render(SCOPE, figure=figure)
+        address = os.environ.get("REPO_URL")  # unset: nothing that needs it is shown
+        return PAGE.from_string(markdown).render(SCOPE, figure=figure, repository=address)
     except Exception as error:
         raise PluginError(f"{page.file.src_uri}: {type(error).__name__}: {error}") from error
 
@@ -208,33 +213,82 @@ def of_trainings(values: list[float]) -> str:
     return f"{mean:+.2f} ± {half_width(values):.2f}".replace("-", "−")
 
 
-def home_facts(prefix: str = "evidence-hippocampus-quick") -> str:
-    """The headline numbers, with what is needed to judge them."""
-    few, *_, every = budgets(prefix)
-    arms, cases = study(few)["arms"], len(study(few)["split"]["test"])
-    ratio = arms["teacher"]["params"] / arms["student"]["params"]
-    left = across(few, "student", every, "baseline")
-    seeds_, labels = len(arms["student"]["seeds"]), study(few)["settings"]["num_labelled"]
+def home_facts(job: str, region: str, smaller: str, hard: str) -> str:
+    """Headline numbers, each with what is needed to judge it.
+
+    Args:
+        job: A study whose student sees less than its teacher.
+        region: What the job's networks are compared in.
+        smaller: One whose student is smaller than its teacher.
+        hard: One with little to gain.
+    """
+    teacher, student = (study(smaller)["arms"][arm] for arm in ("teacher", "student"))
     facts = [
         (
-            f"{points(few, 'student', 'baseline'):+.1f} Dice points",
-            f"student over baseline with {labels} labelled volumes, 95 % interval "
-            f"{limits_of(row(few, 'student', 'baseline'))}; {cases} test volumes, {seeds_} seeds",
+            f"{points(job, 'student', 'baseline', region):+.1f} Dice points",
+            "over the same network without a teacher: the student sees one MRI sequence, its "
+            f"teacher four. {limits_of_study(job, 'student', 'baseline', region)}.",
         ),
         (
-            f"{points(few, 'student', 'teacher'):+.1f} Dice points".replace("-", "−"),
-            "student over its teacher, 95 % interval "
-            f"{limits_of(row(few, 'student', 'teacher'))}, with {ratio:.0f} times fewer "
-            "parameters",
+            f"{teacher['params'] / student['params']:.0f} times smaller",
+            f"than its teacher, at {signed(points(smaller, 'student', 'teacher'))} Dice points "
+            f"from it, on real scans. {limits_of_study(smaller, 'student', 'teacher')}.",
         ),
         (
-            f"{100 * left['difference']:+.1f} Dice points".replace("-", "−"),
-            f"student with {labels} labels over the same network trained alone on all "
-            f"{study(every)['settings']['num_labelled']}, 95 % interval {limits_of(left)}",
+            f"{points(hard, 'student', 'baseline'):+.1f} Dice points",
+            'where there is little to gain: <a href="#the-hard-case">the hard case</a>. '
+            f"{limits_of_study(hard, 'student', 'baseline')}.",
         ),
     ]
     boxes = (f"<div><p>{value}</p><p>{text}</p></div>" for value, text in facts)
     return f'<div class="kd-facts">{"".join(boxes)}</div>'
+
+
+def signed(value: float) -> str:
+    return f"{value:+.1f}".replace("-", "−")
+
+
+def limits_of_study(name: str, a: str, b: str, label: str = "mean") -> str:
+    """The interval of a difference, and what it is over."""
+    s, found = study(name), row(name, a, b, label)
+    who = "patients" if "patients" in s else "scans"
+    limits = {"interval": found.get("interval_seeds") or found["interval"]}
+    labelled, trainings = s["settings"]["num_labelled"], len(s["arms"][a]["seeds"])
+    return (
+        f"95 % interval {limits_of(limits)}; {labelled} labelled {who}, {found['cases']} for the "
+        f"test, {trainings} trainings"
+    )
+
+
+def home_scans() -> str:
+    """Three test scans, a row each: what the student sees, and what each network finds."""
+    about = read_json(HOME / "scans.json")
+    panels = {
+        "t1": "What the student sees",
+        "teacher": "Teacher",
+        "student": "Student",
+        "baseline": "Baseline",
+    }
+    cells = [f"<p>{title}</p>" for title in panels.values()]
+    for scan in about["scans"]:
+        for panel in panels:
+            dice = scan["dice"].get(panel)
+            told = "T1" if dice is None else f"Dice {dice:.2f}"
+            alt = "A T1 slice" if dice is None else f"The tumour by the {panel}, {told}"
+            cells.append(
+                f'<div><img src="assets/home/{scan["name"]}-{panel}.webp" alt="{alt}" '
+                f'width="280" height="320" loading="lazy"><span>{told}</span></div>'
+            )
+    return (
+        f'<figure><div class="kd-scans">{"".join(cells)}</div><figcaption>'
+        '<i class="kd-swatch kd-found"></i>found, <i class="kd-swatch kd-missed"></i>missed, '
+        '<i class="kd-swatch kd-invented"></i>not there. The teacher sees four sequences and is '
+        "drawn over FLAIR, student and baseline see T1 alone. Three of "
+        f"{about['cases']} test scans with a tumour, by how much the student gains: of all scans a "
+        "quarter gains less than the first, half less than the second, three quarters less than "
+        f"the third. Dice of the {about['region']} in the whole scan. The data are "
+        f"{about['data']} ({about['licence']}), no patient's.</figcaption></figure>"
+    )
 
 
 def limits_of(found: Mapping[str, Any]) -> str:
@@ -297,9 +351,9 @@ PLOTS = {
     **lessons.DRAWN,
 }
 _OFFERED = (
-    study, budgets, dice, average, points, difference, excludes_zero, check, provenance,
-    arms, comparisons, equivalences, seeds, beliefs, budget, home_facts, thousand, finds_of,
-    row, across, told, not_worse, grid, grid_dice, spread_of_temperature, of_folds,
+    study, published, budgets, dice, average, points, difference, excludes_zero, check, provenance,
+    arms, comparisons, equivalences, seeds, beliefs, budget, home_facts, home_scans, thousand,
+    finds_of, row, across, told, not_worse, grid, grid_dice, spread_of_temperature, of_folds,
     largest_change, luck_of_training, finds, belief, best, change_of_belief, of_seeds, of_trainings,
     half_width, limits, listed, validation, rows, torture, bench, replication, weights, lab,
     lessons.lesson,

@@ -16,6 +16,11 @@ from kdcore.evaluation.statistics import adjust, bootstrap_interval, compare, eq
 RESULTS = Path(__file__).parents[2] / "results"
 
 
+def published(*names: str) -> str | None:
+    """The first of some studies that is there."""
+    return next((name for name in names if (RESULTS / f"{name}.csv.gz").exists()), None)
+
+
 def study(name: str) -> dict[str, Any]:
     """What is known of a study beside its scores; `name@present` is over cases with a label."""
     return _read(name)[1]
