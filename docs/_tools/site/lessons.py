@@ -356,7 +356,7 @@ def reliability() -> "Figure":
         kept = np.array(bins["voxels"]) >= 100
         x, y = (np.array(bins[key])[kept] for key in ("confidence", "right"))
         axis.plot(x, y, marker=markers[arm], color=ROLES[arm], lw=1.8, label=arm)
-    axis.set(xlabel="confidence", ylabel="share that is right", xlim=(0.3, 1.02), ylim=(0.3, 1.02))
+    axis.set(xlabel="confidence", ylabel="share that is right", xlim=(0.3, 1.02), ylim=(0.2, 1.02))
     axis.legend(frameon=False)
     return figure
 
