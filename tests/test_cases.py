@@ -51,6 +51,40 @@ def test_a_size_that_is_not_known_is_said_so():
             kdcore.Case("a", IMAGE[..., None], None, spacing)
 
 
+def turned(degrees):
+    c, s = np.cos(np.radians(degrees)), np.sin(np.radians(degrees))
+    return np.array([[c, -s, 0, 0], [s, c, 0, 0], [0, 0, 1, 0], [0, 0, 0, 1.0]])
+
+
+def moved(size, voxels):
+    affine = np.diag([size, size, size, 1.0])
+    affine[0, 3] += size * voxels
+    return affine
+
+
+@pytest.mark.parametrize(
+    ("shape", "affine", "of_mask", "apart"),
+    [
+        ((4, 5, 6), moved(1.0, 0), moved(1.0, 0.01), 0),  # a hundredth of a millimetre
+        ((4, 5, 6), moved(0.0005, 0), moved(0.0005, 0.01), 0),
+        ((4, 5, 6), moved(0.0005, 0), moved(0.0005, 2), 2),  # a micrometre
+        ((4, 5, 6), moved(1.0, 0), moved(1.0, 0.5), 0.5),
+        ((4, 5, 6), moved(1.0, 0), turned(0.1), 0),
+        ((200, 1, 1), moved(1.0, 0), turned(0.1), 0.35),  # 199.5 · sin(0.1°)
+        ((4, 5, 6), moved(1.0, 0), np.diag([1.0, 1.0, -1.0, 1.0]), 11),
+    ],
+)
+def test_grids_are_compared_in_voxels_at_their_corners(tmp_path, shape, affine, of_mask, apart):
+    image = np.arange(np.prod(shape), dtype=np.float32).reshape(shape)
+    path = write_nifti(tmp_path / "a.nii.gz", image, affine)
+    mask = write_nifti(tmp_path / "m.nii.gz", (image > 9).astype(np.uint8), of_mask)
+    if not apart:
+        assert kdcore.read_case(path, mask).mask.any()
+    else:
+        with pytest.raises(ValueError, match=f"different affines, .* up to {apart:.2g} voxels"):
+            kdcore.read_case(path, mask)
+
+
 def test_scaled_integers_are_scaled(tmp_path):
     import nibabel
 

@@ -9,6 +9,7 @@ import io
 import math
 from collections.abc import Sequence
 from dataclasses import replace
+from itertools import product
 from pathlib import Path
 from typing import Any
 
@@ -16,7 +17,7 @@ import numpy as np
 
 from kdcore.data.cases import Case, integer_mask
 
-_AFFINE_TOLERANCE_MM = 1e-3
+SAME_PLACE = 0.1  # voxels that two grids' corners may lie apart
 MOST_VOXELS = 512 * 1024**2
 _LONGEST_HEADER = 540  # bytes, of NIfTI-2
 _LATEST_START = 16 * 1024**2  # bytes; what lies before the voxels is header and extensions
@@ -117,11 +118,23 @@ def check_grid(
             f"{path} has shape {shape}, but {image_path.name} has {image_shape}. "
             "All files of a case must lie on one grid."
         )
-    if not np.allclose(affine, image_affine, atol=_AFFINE_TOLERANCE_MM):
+    apart = voxels_apart(shape[:3], affine, image_affine)
+    if not apart <= SAME_PLACE:
         raise ValueError(
             f"{path} and {image_path.name} have different affines, so they lie in different "
-            "places of the scanner. Resample one to the other."
+            f"places of the scanner, up to {apart:.2g} voxels apart. Resample one to the other."
         )
+
+
+def voxels_apart(shape: Sequence[int], affine: np.ndarray, other: np.ndarray) -> float:
+    """How far a corner of a grid lies from where another affine has it, in that one's voxels.
+
+    Millimetres would not do: a hundredth is nothing to a brain and twenty voxels to a cell. Nor
+    would the affines' numbers: a small turn moves the far corner of a large grid by voxels.
+    """
+    ends = [(*corner, 1.0) for corner in product(*((-0.5, n - 0.5) for n in shape))]
+    corners = np.array(ends).T  # (4, 8)
+    return float(np.abs(np.linalg.solve(other, affine @ corners) - corners).max())
 
 
 def _read_files(
