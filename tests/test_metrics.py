@@ -76,6 +76,25 @@ def test_masks_at_the_border_of_the_array():
     assert kdcore.surface_distances(mask, mask, 1, (1, 1, 1)) == approx((1, 0), abs=1e-6)
 
 
+@pytest.mark.parametrize("axis", [0, 1, 2])
+def test_a_single_slice_has_a_contour_and_no_flat_faces(axis):
+    """Of a square of 16, moved by 4, the sides along the move lie 12 of 16 mm on each other, and
+    about 1 mm more is within 1 mm of a corner: 2 · (12 + 2) of 64 mm."""
+    a, b = np.zeros((2, 1, 32, 32), np.uint8)
+    a[0, 8:24, 8:24] = b[0, 12:28, 8:24] = 1
+    a, b = np.moveaxis(a, 0, axis), np.moveaxis(b, 0, axis)
+    surface_dice, hd95 = kdcore.surface_distances(a, b, 1, (1.0, 1.0, 1.0))
+    assert surface_dice == approx(28 / 64, abs=0.01) and hd95 == approx(4, abs=0.01)
+
+
+def test_a_single_slice_is_measured_with_its_own_edges():
+    a, b = np.zeros((2, 12, 1, 12), np.uint8)
+    a[2:6, 0, 2:10] = b[4:8, 0, 2:10] = 1  # moved by two voxels of 3 mm
+    assert kdcore.surface_distances(a, b, 1, (3.0, 50.0, 1.0))[1] == approx(6, abs=0.05)
+    two_d = kdcore.surface_distances(a[:, 0], b[:, 0], 1, (3.0, 1.0))
+    assert two_d == kdcore.surface_distances(a, b, 1, (3.0, 50.0, 1.0))
+
+
 def test_surface_of_empty_masks():
     some, none = ball(3, (1, 1, 1), (10,) * 3), np.zeros((10,) * 3, np.uint8)
     one_empty = kdcore.surface_distances(some, none, 1, (1, 1, 1))

@@ -54,7 +54,8 @@ def surface_distances(
 ) -> tuple[float, float]:
     """Surface Dice at 1 mm and 95th-percentile symmetric surface distance in mm.
 
-    Computed on meshes by MeshMetrics.
+    Computed on meshes by MeshMetrics. Of a single slice the surface is its contour: its two flat
+    faces are no border of anything.
 
     Returns:
         `(surface_dice_1mm, hd95_mm)`; see the table above for empty masks.
@@ -87,6 +88,10 @@ def surface_distances(
         return 1.0, 0.0
     from meshmetrics import DistanceMetrics
 
+    if a.ndim == 3 and 1 in a.shape:
+        flat = a.shape.index(1)
+        a, b = a.squeeze(flat), b.squeeze(flat)
+        spacing_mm = [size for axis, size in enumerate(spacing_mm) if axis != flat]
     # A mesh closes only if the mask does not touch the border of the array.
     metrics = DistanceMetrics(verbose=False)
     metrics.set_input(ref=np.pad(a, 1), pred=np.pad(b, 1), spacing=tuple(spacing_mm))
