@@ -337,12 +337,54 @@ def with_header(path, image=IMAGE, **fields):
         ({"dim": [3, 1, 1, 1, 1, 1, 1, 1], "vox_offset": 0}, "begin at byte 0"),
         ({"xyzt_units": 1}, "its lengths are in meter; expected mm"),
         ({"pixdim": [1, 2, 1, 1, 1, 1, 1, 1]}, "contradicts itself: voxels of .1.0, 1.0, 1.0. mm"),
+        ({"xyzt_units": 3}, "its lengths are in micron; expected mm. Save it"),
         ({"srow_x": [np.nan, 0, 0, 0]}, "contradicts itself"),
+        ({"qform_code": 1, "quatern_b": 1.01}, "quaternion's squares sum to 1.02, more than 1"),
     ],
 )
 def test_headers_that_lie(tmp_path, fields, message):
     with pytest.raises(ValueError, match=f"a.nii.*{message}"):
         kdcore.read_case(with_header(tmp_path / "a.nii", **fields))
+
+
+@pytest.mark.parametrize(
+    "fields",
+    [
+        {"xyzt_units": 0},  # nobody says
+        {"xyzt_units": 2 | 0b111000},  # mm, and no unit of time
+        {"qform_code": 1, "sform_code": 0, "quatern_b": 1.0000002},  # rounded
+    ],
+)
+def test_headers_that_are_a_little_odd(tmp_path, fields):
+    case = kdcore.read_case(with_header(tmp_path / "a.nii", **fields))
+    np.testing.assert_array_equal(case.image[..., 0], IMAGE)
+    assert case.spacing_mm == (1.0, 1.0, 1.0)
+    np.testing.assert_allclose(np.abs(case.affine), np.eye(4), atol=1e-5)
+
+
+@pytest.mark.parametrize("ending", [".nii", ".nii.gz"])
+def test_zeros_after_the_voxels(tmp_path, ending):
+    """As programs leave that write whole blocks; anything else there is not theirs."""
+    content = write_nifti(tmp_path / "a.nii", IMAGE).read_bytes()
+    path, pack = tmp_path / f"b{ending}", gzip.compress if ending == ".nii.gz" else bytes
+    path.write_bytes(pack(content + bytes(4096)))
+    np.testing.assert_array_equal(kdcore.read_case(path).image[..., 0], IMAGE)
+    for more in (bytes(4096) + b"x", bytes(2**21)):
+        path.write_bytes(pack(content + more))
+        with pytest.raises(ValueError, match="claims 832 bytes, but it holds"):
+            kdcore.read_case(path)
+
+
+def test_files_of_another_kind_are_told_apart(tmp_path):
+    import nibabel
+
+    nibabel.save(nibabel.Nifti1Pair(IMAGE, np.eye(4)), tmp_path / "pair.img")
+    for ending in (".img", ".hdr"):
+        with pytest.raises(ValueError, match="is one of a pair, .hdr and .img. Save it as one"):
+            kdcore.read_case(tmp_path / f"pair{ending}")
+    write_nifti(tmp_path / "x.nii" / "scan.nii", IMAGE)
+    with pytest.raises(IsADirectoryError, match=r"x.nii is a folder. .* it holds \['scan.nii'\]"):
+        kdcore.read_case(tmp_path / "x.nii")
 
 
 def test_a_gzip_file_without_end(tmp_path):

@@ -9,6 +9,7 @@ import io
 import math
 from collections.abc import Sequence
 from dataclasses import replace
+from functools import cache
 from itertools import product
 from pathlib import Path
 from typing import Any
@@ -22,6 +23,9 @@ MOST_VOXELS = 512 * 1024**2
 _LONGEST_HEADER = 540  # bytes, of NIfTI-2
 _LATEST_START = 16 * 1024**2  # bytes; what lies before the voxels is header and extensions
 _SLACK = 512  # bytes after the last voxel that are put up with
+_PADDING = 1024**2  # of zeros
+_QUATERNION = 1e-3  # what its squares may sum to above 1, in a header of rounded numbers
+_UNITS = {1: "meter", 3: "micron"}  # the other numbers are mm, or say nothing
 
 
 def read_case(
@@ -210,6 +214,9 @@ def read_nifti(
     sizes, and gets the header's. Otherwise it and a header of other sizes contradict each other.
     """
     path = Path(path)
+    if path.is_dir():
+        found = sorted(p.name for p in path.iterdir())[:3]
+        raise IsADirectoryError(f"{path} is a folder. Expected a file; it holds {found}.")
     if not path.is_file():
         raise FileNotFoundError(f"{path} does not exist.")
     with open(path, "rb"):  # a missing permission is the system's own error
@@ -219,6 +226,8 @@ def read_nifti(
         voxels = np.asarray(image.dataobj)
         spacing = tuple(float(size) for size in image.header.get_zooms()[:3])
         affine = np.asarray(image.affine, dtype=np.float64)
+    except _OtherKindError as error:
+        raise ValueError(f"{path} is no readable NIfTI file: {error}") from error
     except Exception as error:  # nibabel raises whatever its parts raise
         reason = str(error) or type(error).__name__
         raise ValueError(
@@ -239,6 +248,10 @@ def read_nifti(
     return voxels, spacing, affine
 
 
+class _OtherKindError(ValueError):
+    """A file that is whole and not damaged; the message says the way out."""
+
+
 def _load(path: Path) -> Any:
     """The image, if lengths are in mm and the file holds just the voxels that its header claims.
 
@@ -247,13 +260,19 @@ def _load(path: Path) -> Any:
     before that much has come.
     """
     content = io.BytesIO()
+    if path.suffix in (".hdr", ".img"):
+        raise _OtherKindError(
+            "it is one of a pair, .hdr and .img. Save it as one file: "
+            'nibabel.save(nibabel.load("x.img"), "x.nii.gz").'
+        )
     with _opened(path) as file:
         content.write(file.read(_LONGEST_HEADER))
         kind, claimed = _claims(content.getvalue())
-        while content.tell() <= claimed + _SLACK and (chunk := file.read(1 << 20)):
+        while content.tell() <= claimed + _PADDING and (chunk := file.read(1 << 20)):
             content.write(chunk)
     held = content.tell()
-    if not claimed <= held <= claimed + _SLACK:
+    content.seek(claimed + _SLACK)
+    if not claimed <= held <= claimed + _PADDING or content.read().strip(b"\0"):
         raise ValueError(f"its header claims {claimed} bytes, but it holds {held} or more")
     content.seek(0)
     return kind.from_stream(content)
@@ -262,9 +281,17 @@ def _load(path: Path) -> Any:
 def _claims(block: bytes) -> tuple[Any, int]:
     """The class of nibabel for a file that begins so, and how many bytes the file must have."""
     kind, header = _header(block)
-    unit = header.get_xyzt_units()[0]
-    if unit not in ("mm", "unknown"):
-        raise ValueError(f"its lengths are in {unit}; expected mm")
+    if unit := _UNITS.get(int(header["xyzt_units"]) & 7):
+        raise _OtherKindError(
+            f"its lengths are in {unit}; expected mm. Save it with pixdim, srow and qoffset in mm: "
+            'nibabel\'s header.set_xyzt_units("mm") says so.'
+        )
+    length = sum(float(header[f"quatern_{axis}"]) ** 2 for axis in "bcd")
+    if header["qform_code"] > 0 and length > 1 + _QUATERNION:
+        raise _OtherKindError(
+            f"its quaternion's squares sum to {length:.4g}, more than 1, so it is no rotation. "
+            "Save it with the affine that is right: nibabel's set_qform."
+        )
     voxels = math.prod(map(int, header.get_data_shape()))
     if not 0 < voxels <= MOST_VOXELS:
         raise ValueError(f"its header claims {voxels} voxels; 1 to {MOST_VOXELS} can be read")
@@ -285,8 +312,16 @@ def _header(block: bytes) -> tuple[Any, Any]:
     """Without the extensions behind it, which nibabel reads at any length."""
     import nibabel
 
-    for kind in (nibabel.Nifti1Image, nibabel.Nifti2Image):
+    for kind in map(_patient, (nibabel.Nifti1Image, nibabel.Nifti2Image)):
         size = kind.header_class.template_dtype.itemsize
         if any(block[:4] == size.to_bytes(4, order) for order in ("little", "big")):
             return kind, kind.header_class(block[:size], check=False)
     raise ValueError("it does not begin with a NIfTI header")
+
+
+@cache
+def _patient(kind: Any) -> Any:
+    """A class of nibabel's for headers whose quaternion is rounded to a little over 1."""
+    header = kind.header_class
+    header = type(header.__name__, (header,), {"quaternion_threshold": -_QUATERNION})
+    return type(kind.__name__, (kind,), {"header_class": header})
