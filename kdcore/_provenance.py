@@ -15,7 +15,7 @@ from typing import Any
 import keras
 import numpy as np
 
-from kdcore._files import digest
+from kdcore._files import digest, file_digest
 
 
 def provenance() -> dict[str, Any]:
@@ -85,7 +85,8 @@ def teacher_digest(teacher: Any) -> str:
 
     SHA-256 of a network's settings and weights without names (a `keras.Model`), of a PyTorch
     module's state and the kinds of its layers, or of what a callable's attribute `digest` holds or
-    returns: a text or number, or networks, arrays, and lists and dicts of these. Of any other
+    returns: a text or number, or networks, arrays, paths of files, and lists and dicts of these.
+    One with a `case_digest` alone is known by its name here, and by that in each case. Of any other
     callable nothing is looked into: code, closures and files cannot be followed surely. It is
     known by its name, which `unseen` tells.
 
@@ -103,17 +104,33 @@ def teacher_digest(teacher: Any) -> str:
         )
     own = getattr(teacher, "digest", None)
     if own is None:
-        return f"unseen: {_name(teacher)}"
+        return f"{'a case at a time' if _tells_cases(teacher) else 'unseen'}: {_name(teacher)}"
     if callable(own) and not _is_network(own):
         own = own()
     return digest(str(own)) if isinstance(own, str | int | float) else _content(own)
+
+
+def case_digest(teacher: Any, case_id: str) -> str | None:
+    """What a teacher answers a case with, if it tells: of its `case_digest(case_id)`.
+
+    So a teacher whose answers lie in files, one a case, stays the same when files are added.
+    """
+    if isinstance(teacher, list | tuple):
+        told = [case_digest(one, case_id) for one in teacher]
+        return digest(told) if any(told) else None
+    return _content(teacher.case_digest(case_id)) if _tells_cases(teacher) else None
+
+
+def _tells_cases(teacher: Any) -> bool:
+    return not _is_network(teacher) and callable(getattr(teacher, "case_digest", None))
 
 
 def unseen(teacher: Any) -> list[str]:
     """Names of the callables in it that tell no digest: whether they changed cannot be seen."""
     if isinstance(teacher, list | tuple):
         return [name for one in teacher for name in unseen(one)]
-    known = _is_network(teacher) or getattr(teacher, "digest", None) is not None
+    told = getattr(teacher, "digest", None) is not None or _tells_cases(teacher)
+    known = _is_network(teacher) or told
     return [] if known else [_name(teacher)]
 
 
@@ -139,12 +156,15 @@ def _content(value: Any) -> str:
         return digest([_content(item) for item in value])
     if isinstance(value, _VALUES):
         return digest(repr(value))
+    if isinstance(value, Path):
+        return file_digest(value)
     if isinstance(value, np.ndarray | np.generic) or hasattr(value, "__array__"):
         array = _array(value)
         if array.dtype.kind != "O":
             return digest(array)
     raise ValueError(
-        "A digest is made of texts, numbers, arrays and networks, and of lists and dicts of these. "
+        "A digest is made of texts, numbers, arrays, paths of files and networks, and of lists and "
+        "dicts of these. "
         f"Received: {type(value)}."
     )
 

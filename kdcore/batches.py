@@ -124,6 +124,14 @@ class Batches(keras.utils.PyDataset):
     def __len__(self) -> int:
         return self._length
 
+    @property
+    def known_classes(self) -> tuple[int, ...] | None:
+        """Of the soft targets, where these hold classes that the teacher does not know."""
+        if self._soft_targets is None:
+            return None
+        known = self._soft_targets.known_classes
+        return None if len(known) == self._soft_targets.num_classes else known
+
     def describe(self) -> dict[str, Any]:
         """What decides the batches, as JSON values; the cases by a digest of all their voxels."""
         return {**self._settings, "cases": digest([source.digest() for source in self._sources])}

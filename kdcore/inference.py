@@ -110,7 +110,7 @@ def _logits(network: keras.Model, image: np.ndarray, case: Case) -> np.ndarray:
     if expected[-1] not in (None, image.shape[-1]):
         raise ValueError(
             f"{case.case_id} has {image.shape[-1]} sequences {case.sequences}, the network "
-            f"takes {expected[-1]}. Pass cases with just those sequences."
+            f"takes {expected[-1]}. {_way_out(expected[-1], image.shape[-1])}"
         )
     rank = len(expected) - 1
     items = image if rank == 2 else image[None]  # (N, *space, S)
@@ -136,6 +136,15 @@ def _logits(network: keras.Model, image: np.ndarray, case: Case) -> np.ndarray:
     )
     total = total[(slice(None), *keep)]
     return np.array(total if rank == 2 else total[0])
+
+
+def _way_out(wanted: int, there: int) -> str:
+    if there == 1:
+        return (
+            "If it was made for colour images, repeat the scan: dataclasses.replace(case, image="
+            f"np.repeat(case.image, {wanted}, axis=-1), sequences=({wanted} names))."
+        )
+    return "Pass cases with just those sequences."
 
 
 def _places(space: Sequence[int], window: Sequence[int]) -> Iterator[tuple[slice, ...]]:

@@ -5,7 +5,8 @@ student, one that saw other sequences, an nnU-Net outside Keras. A folder holds
 
     manifest.json      digest of the teacher, normalization, number of classes
     <case_id>.npy      (D, H, W, C) float16 log-probabilities
-    <case_id>.json     digests of each sequence that was labelled and of the array
+    <case_id>.json     digests of each sequence that was labelled, of the array, and of the
+                       teacher's own file for the case, if it has one
 
 A case's JSON is written last, so a case is either whole or not there.
 """
@@ -22,7 +23,7 @@ import numpy as np
 from tqdm import tqdm
 
 from kdcore._files import digest, file_digest, open_array, read_sealed, replacing, write_json
-from kdcore._provenance import teacher_digest, unseen
+from kdcore._provenance import case_digest, teacher_digest, unseen
 from kdcore.data.cases import Case, forget
 from kdcore.data.splits import Split
 from kdcore.inference import predict_probabilities
@@ -77,10 +78,13 @@ class SoftTargets:
         Args:
             teacher: A model, a callable case -> probabilities `(D, H, W, C)`, or a list of
                 either, whose mean probability is taken. A callable's attribute `digest` says
-                what it is: a text such as "v1", its PyTorch module, arrays, or a function that
-                returns these. Without one a warning says what cannot be seen.
+                what it is: a text such as "v1", its PyTorch module, arrays, a `Path` of a file,
+                or a function that returns these. One whose answers lie in a file a case has a
+                function `case_digest(case_id)` instead, so that files may be added. Without
+                either a warning says what cannot be seen.
             cases: The cases to label; their masks are not looked at.
-            folder: Where to write. Cases that are there already are skipped.
+            folder: Where to write. Cases that are there already are skipped, unless their image
+                or the teacher's own file for them changed.
             normalization: Of the images, for teachers that are models.
             split: If given, only training cases may be labelled.
 
@@ -111,7 +115,10 @@ class SoftTargets:
             warnings.warn(_cannot_see(names), stacklevel=2)
         for case in tqdm(cases, "soft targets", leave=False, disable=None):
             _write_case(folder, header, teacher, case, normalization)
-        return cls.open(folder)
+        targets = cls.open(folder)
+        if unknown := sorted(set(range(targets.num_classes)) - set(targets.known_classes)):
+            warnings.warn(_does_not_know(folder, unknown), stacklevel=2)
+        return targets
 
     @classmethod
     def open(
@@ -147,6 +154,7 @@ class SoftTargets:
         targets = cls(folder, manifest)
         if teacher is not None:
             _compare_header(folder, manifest, {"teacher": teacher_digest(teacher)})
+            targets._check_answers(teacher)
             if names := unseen(teacher):
                 warnings.warn(_cannot_tell(folder, names), stacklevel=2)
         cases = list(cases)
@@ -215,6 +223,16 @@ class SoftTargets:
         """Channels of the arrays; a Bernoulli teacher gives 2."""
         return int(self.manifest["num_classes"])
 
+    @property
+    def known_classes(self) -> tuple[int, ...]:
+        """The classes to which some case's map gives a probability above 0.
+
+        Another one the teacher does not know: a softmax is nowhere exactly 0.
+        """
+        every = range(self.num_classes)
+        told = {label for one in self for label in self._record(one).get("classes", every)}
+        return tuple(sorted(told)) if len(told) > 1 else tuple(every)
+
     def digest(self) -> str:
         """Of the teacher and of all arrays."""
         return digest(self.manifest, [self._record(case_id)["array"] for case_id in self])
@@ -229,6 +247,15 @@ class SoftTargets:
         )
         for case in cases:
             _compare_sequences(self.folder, self._record(case.case_id)["image"], case)
+
+    def _check_answers(self, teacher: Teacher | Sequence[Teacher]) -> None:
+        """Raise if what the teacher answers a case with is not what was written."""
+        for case_id in self:
+            if self._record(case_id).get("teacher") != case_digest(teacher, case_id):
+                raise SoftTargetsError(
+                    f"{self.folder}: the teacher's own file for {case_id} is not the one that the "
+                    "soft targets were made from. Write them again with SoftTargets.write."
+                )
 
     def _spot_check(
         self,
@@ -291,6 +318,15 @@ def _cannot_tell(folder: Path, names: Sequence[str]) -> str:
     )
 
 
+def _does_not_know(folder: Path, classes: Sequence[int]) -> str:
+    return (
+        f"In {folder} the classes {classes} have probability 0 in every voxel of every case. A "
+        "teacher that knew them would not be so sure, so the soft loss of `Distiller` leaves them "
+        "out, and labels alone teach them. Give maps of the known classes only, and "
+        "`known_classes` to Distiller, to say so yourself."
+    )
+
+
 def _write_case(
     folder: Path,
     header: dict[str, Any],
@@ -299,22 +335,28 @@ def _write_case(
     normalization: Normalization,
 ) -> None:
     record_path = folder / f"{case.case_id}.json"
-    image = _digests(case)
+    made_of: dict[str, Any] = {"image": _digests(case)}
+    if (told := case_digest(teacher, case.case_id)) is not None:
+        made_of["teacher"] = told
     path = folder / f"{case.case_id}.npy"
-    if record_path.is_file() and path.is_file() and _read_record(record_path)["image"] == image:
-        return
+    if record_path.is_file() and path.is_file():
+        record = _read_record(record_path)
+        if {key: record.get(key) for key in ("image", "teacher")} == {"teacher": None, **made_of}:
+            return
     if case.case_id == "manifest":
         raise ValueError("A case cannot be called manifest: that is the folder's own file.")
     probabilities = teacher_probabilities(teacher, case, normalization)
-    manifest = {**header, "num_classes": probabilities.shape[-1]}
+    num_classes = probabilities.shape[-1]
+    made_of["classes"] = np.flatnonzero(probabilities.reshape(-1, num_classes).any(axis=0))
+    manifest = {**header, "num_classes": num_classes}
     if (folder / "manifest.json").exists():
         _compare_header(folder, read_sealed(folder / "manifest.json", SoftTargetsError), manifest)
     else:
         write_json(folder / "manifest.json", manifest, sealed=True)
-    log_p = np.log(np.maximum(probabilities, _LEAST_PROBABILITY)).astype(np.float16)
+    log_p = np.log(np.maximum(probabilities, _LEAST_PROBABILITY)).astype(np.float16, order="C")
     with replacing(path) as temporary:
         np.save(temporary, log_p, allow_pickle=False)
-    write_json(record_path, {"image": image, "array": file_digest(path)}, sealed=True)
+    write_json(record_path, {**made_of, "array": file_digest(path)}, sealed=True)
     forget(case.image)
 
 
@@ -366,8 +408,26 @@ def teacher_probabilities(
         return np.asarray(np.mean(maps, axis=0))
     if isinstance(teacher, keras.Model):
         return predict_probabilities(teacher, case, normalization)
-    answer: Any = teacher(case)  # type: ignore[operator]
-    return _checked(np.asarray(answer, dtype=np.float32), case)
+    try:
+        answer: Any = teacher(case)  # type: ignore[operator]
+    except Exception as error:
+        if not hasattr(teacher, "state_dict"):
+            raise
+        raise ValueError(
+            "A teacher takes a kdcore.Case and gives its probabilities, (D, H, W, classes). The "
+            f"PyTorch module {type(teacher).__name__} does not take one: {error}. Write a function "
+            "of a case that calls it, and let it tell the module: function.digest = module."
+        ) from error
+    if answer is None:
+        raise ValueError(f"{case.case_id}: the teacher gave None. Does it end in a `return`?")
+    try:
+        probabilities = np.asarray(answer, dtype=np.float32)
+    except Exception as error:
+        raise ValueError(
+            f"{case.case_id}: the teacher gave {type(answer).__name__}, which is no array of "
+            f"numbers: {error}."
+        ) from error
+    return _checked(probabilities, case)
 
 
 def _checked(probabilities: np.ndarray, case: Case) -> np.ndarray:
@@ -383,7 +443,7 @@ def _checked(probabilities: np.ndarray, case: Case) -> np.ndarray:
     if not (np.isfinite([low, high]).all() and low >= -1e-3 and high <= 1 + 1e-3):
         raise ValueError(
             f"{case.case_id}: the teacher's values run from {low:.3g} to {high:.3g}; "
-            "probabilities lie in [0, 1]. Apply softmax to logits first."
+            f"probabilities lie in [0, 1]. {_way_out(probabilities)}"
         )
     total = probabilities.sum(axis=-1, keepdims=True)
     if not np.allclose(total, 1, atol=1e-2):
@@ -392,6 +452,22 @@ def _checked(probabilities: np.ndarray, case: Case) -> np.ndarray:
             f"{total.max():.3g} over classes; expected 1."
         )
     return probabilities / total
+
+
+def _way_out(values: np.ndarray) -> str:
+    """How these may become probabilities, by what they look like."""
+    if not np.isfinite(values).all():
+        return "Say what is so where it is NaN, such as background outside the body."
+    total = values.sum(axis=-1)
+    for whole, name in ((255, "8-bit numbers"), (100, "percent")):
+        if values.min() >= 0 and np.allclose(total, whole, rtol=0.02):
+            return f"These look like {name}: divide them by {whole}."
+    if np.allclose(total, 1, atol=1e-2):
+        return (
+            "Each voxel's sum to 1, as after an interpolation that overshoots: resample linearly, "
+            "or clip them to [0, 1] and divide by their sum."
+        )
+    return "Apply softmax to logits first."
 
 
 def _compare_header(folder: Path, found: dict[str, Any], wanted: dict[str, Any]) -> None:

@@ -66,7 +66,7 @@ def test_mask_is_the_most_probable_label():
 
 
 def test_wrong_number_of_sequences_is_refused():
-    with pytest.raises(ValueError, match="has 1 sequences .* takes 4"):
+    with pytest.raises(ValueError, match="has 1 sequences .* takes 4. If it was made for colour "):
         kdcore.predict_probabilities(identity((None, None), 4), make_case(0))
 
 

@@ -1,12 +1,15 @@
 """nnU-Net's raw data sets: a file a channel, regions, ignored voxels, both versions."""
 
 import json
+import pickle
+from dataclasses import replace
 
 import numpy as np
 import pytest
 from conftest import write_nifti
 
 import kdcore
+from kdcore._provenance import case_digest, unseen
 from kdcore.data import label_names, label_regions, read_nnunet
 
 SHAPE = (4, 5, 6)
@@ -168,3 +171,162 @@ def test_one_file_a_sequence(tmp_path):
     other = write_nifti(tmp_path / "c.nii.gz", voxels(2)[1:])
     with pytest.raises(ValueError, match=r"c.nii.gz has shape .*a.nii.gz has"):
         kdcore.read_case([paths[0], other], sequences=("T1", "FLAIR"))
+
+
+# --- where its maps lie ------------------------------------------------------------------
+
+LPS = np.array([[-2.0, 0, 0, 90], [0, -1.5, 0, 80], [0, 0, 3.0, -40], [0, 0, 0, 1]])
+
+
+def scan(affine=LPS, case_id="a"):
+    edges = tuple(np.linalg.norm(affine[:3, :3], axis=0))
+    return kdcore.Case(case_id, voxels(0)[..., None], None, edges, affine=affine)
+
+
+def exported(folder, case, about, protocol=4):
+    """Its map as nnU-Net writes it, and what lies beside; p(1) is the voxel's number over 120."""
+    numbers = np.arange(case.image[..., 0].size, dtype=np.float32).reshape(case.image.shape[:3])
+    p = np.stack([1 - numbers / 120, numbers / 120], axis=-1)
+    np.savez(folder / f"{case.case_id}.npz", probabilities=p.transpose(3, 2, 1, 0))
+    (folder / f"{case.case_id}.pkl").write_bytes(pickle.dumps(about, protocol=protocol))
+    return p
+
+
+def by_nibabel(original, reoriented=None):
+    stuff = {"original_affine": original, "reoriented_affine": reoriented}
+    stuff = {key: value for key, value in stuff.items() if value is not None}
+    return {"nibabel_stuff": stuff, "spacing": [3.0, 1.5, 2.0], "shape_before_cropping": (6, 5, 4)}
+
+
+def by_itk(affine, *keys):
+    """ITK's x and y run the other way than NIfTI's."""
+    affine = np.diag([-1.0, -1, 1, 1]) @ affine
+    edges = np.linalg.norm(affine[:3, :3], axis=0)
+    values = [tuple(v.ravel().tolist()) for v in (edges, affine[:3, 3], affine[:3, :3] / edges)]
+    return dict(zip(keys, values, strict=True))
+
+
+ITK = ("spacing", "origin", "direction")
+WRITTEN = {
+    "SimpleITKIO": {"sitk_stuff": by_itk(LPS, *ITK), "spacing": [3.0, 1.5, 2.0]},
+    "NibabelIO": by_nibabel(LPS),
+    "NibabelIOWithReorient, nothing to turn": by_nibabel(LPS, LPS),
+    "version 1": by_itk(LPS, *(f"itk_{key}" for key in ITK)),
+    "float32, columns first": by_nibabel(np.asfortranarray(LPS, np.float32)),
+    "big-endian": by_nibabel(LPS.astype(">f8")),
+    "natural images": {"spacing": (999, 1, 1)},
+    "2-D": {"sitk_stuff": {"spacing": (1.0, 1.0), "origin": (0.0, 0.0), "direction": (1.0,) * 4}},
+}
+
+
+@pytest.mark.parametrize("protocol", [3, 4, 5])
+@pytest.mark.parametrize("name", WRITTEN)
+def test_a_map_that_lies_as_the_case(tmp_path, name, protocol):
+    p = exported(tmp_path, scan(), WRITTEN[name], protocol)
+    np.testing.assert_array_equal(kdcore.NNUNetProbabilities(tmp_path)(scan()), p)
+
+
+def test_a_map_that_nnunet_turned_is_turned_back(tmp_path):
+    """`NibabelIOWithReorient` exports its maps with the axes to the right, front and top."""
+    case = scan()
+    turned = kdcore.reorient(case, "RAS")
+    p = exported(tmp_path, turned, by_nibabel(LPS, turned.affine))
+    found = kdcore.NNUNetProbabilities(tmp_path)(case)
+    np.testing.assert_array_equal(found, p[::-1, ::-1])
+    wrong = exported(tmp_path, case, by_nibabel(LPS))
+    assert found.shape == wrong.shape and not np.allclose(found, wrong)  # shapes cannot tell
+
+
+@pytest.mark.parametrize("axes", ["SPR", "RAS", "ILA"])
+def test_a_case_that_was_reoriented(tmp_path, axes):
+    case = scan()
+    p = exported(tmp_path, case, {"sitk_stuff": by_itk(LPS, *ITK)})
+    shown = kdcore.reorient(replace(case, image=p[..., 1:]), axes)  # the map, as a scan
+    found = kdcore.NNUNetProbabilities(tmp_path)(kdcore.reorient(case, axes))
+    np.testing.assert_array_equal(found[..., 1:], shown.image)
+
+
+def test_a_map_of_another_place_is_refused(tmp_path):
+    shift = np.eye(4)
+    shift[0, 3] = 2.0  # one voxel
+    exported(tmp_path, scan(), by_nibabel(shift @ LPS))
+    with pytest.raises(ValueError, match="a: by .*a.pkl its probabilities lie up to 1 voxels from"):
+        kdcore.NNUNetProbabilities(tmp_path)(scan())
+    kdcore.NNUNetProbabilities(tmp_path)(replace(scan(), affine=None))  # nothing to compare with
+
+
+class Trap:
+    def __init__(self, fired):
+        self.fired = fired
+
+    def __reduce__(self):
+        return (self.fired.touch, ())
+
+
+def test_what_lies_beside_a_map_runs_no_code(tmp_path):
+    fired = tmp_path / "fired"
+    about = by_nibabel(LPS) | {"trap": Trap(fired)}
+    p = exported(tmp_path, scan(), about)
+    np.testing.assert_array_equal(kdcore.NNUNetProbabilities(tmp_path)(scan()), p)
+    assert not fired.exists()
+    pickle.loads((tmp_path / "a.pkl").read_bytes())
+    assert fired.exists()  # the trap works
+
+
+@pytest.mark.parametrize(
+    "content",
+    [
+        b"",
+        b"no such file",
+        pickle.dumps(by_nibabel(LPS))[:-40],
+        pickle.dumps(by_nibabel(LPS[:2])),
+        pickle.dumps(by_nibabel(LPS * 0)),
+        pickle.dumps(by_nibabel("x")),
+        pickle.dumps([1, 2, 3]),
+        b"(" * 100 + b"t" * 200 + b".",
+        b"\x80\x04]\x94h\x00a.",  # a list in itself
+        b"\x85" * 1000,
+    ],
+)
+def test_what_does_not_say_where_the_map_lies(tmp_path, content):
+    exported(tmp_path, scan(), {})
+    (tmp_path / "a.pkl").write_bytes(content)
+    with pytest.raises(ValueError, match=r"a.pkl does not say where the map beside it lies"):
+        kdcore.NNUNetProbabilities(tmp_path)(scan())
+
+
+# --- a folder that grows, and maps that change ----------------------------------------------
+
+
+def test_maps_may_be_added(tmp_path):
+    cases = [scan(case_id=name) for name in "ab"]
+    maps, soft = tmp_path / "maps", tmp_path / "soft"
+    maps.mkdir()
+    exported(maps, cases[0], by_nibabel(LPS))
+    kdcore.SoftTargets.write(kdcore.NNUNetProbabilities(maps), cases[:1], soft)
+    exported(maps, cases[1], by_nibabel(LPS))
+    teacher = kdcore.NNUNetProbabilities(maps)
+    assert len(kdcore.SoftTargets.write(teacher, cases, soft)) == 2
+    assert len(kdcore.SoftTargets.open(soft, teacher=teacher, cases=cases)) == 2
+    assert unseen(teacher) == [] and case_digest(teacher, "a") and case_digest([teacher], "a")
+
+
+@pytest.mark.parametrize("changed", ["npz", "pkl"])
+def test_a_map_that_changed_is_labelled_again_and_never_handed_out(tmp_path, changed):
+    case, maps, soft = scan(), tmp_path / "maps", tmp_path / "soft"
+    maps.mkdir()
+    exported(maps, case, by_nibabel(LPS))
+    teacher = kdcore.NNUNetProbabilities(maps)
+    before = np.array(kdcore.SoftTargets.write(teacher, [case], soft)["a"])
+    if changed == "npz":
+        p = np.full((2, *SHAPE[::-1]), 0.5, np.float32)
+        np.savez(maps / "a.npz", probabilities=p)
+    else:
+        turned = kdcore.reorient(case, "RAS").affine
+        (maps / "a.pkl").write_bytes(pickle.dumps(by_nibabel(LPS, turned)))
+    with pytest.raises(ValueError, match="the teacher's own file for a is not the one"):
+        kdcore.SoftTargets.open(soft, teacher=teacher)
+    after = np.array(kdcore.SoftTargets.write(teacher, [case], soft)["a"])
+    expected = np.full_like(after, np.log(0.5)) if changed == "npz" else before[::-1, ::-1]
+    np.testing.assert_allclose(after, expected, atol=1e-3)
+    kdcore.SoftTargets.open(soft, teacher=teacher)

@@ -137,6 +137,33 @@ def test_another_image_is_refused_and_labelled_again(tmp_path, two):
     kdcore.SoftTargets.open(tmp_path, cases=[changed])
 
 
+def test_a_teacher_tells_what_answers_each_case(tmp_path, two):
+    """A folder of answers may grow, and one that changed is given anew."""
+
+    class Answers:
+        def __init__(self):
+            self.told = {"case_000": 0.2}
+
+        def case_digest(self, case_id):
+            return self.told[case_id]
+
+        def __call__(self, case):
+            asked.append(case.case_id)
+            return np.full((*case.image.shape[:3], 1), self.told[case.case_id])
+
+    asked, teacher = [], Answers()
+    kdcore.SoftTargets.write(teacher, two[:1], tmp_path)
+    teacher.told["case_001"] = 0.4
+    kdcore.SoftTargets.write(teacher, two, tmp_path)
+    teacher.told["case_000"] = 0.6
+    with pytest.raises(SoftTargetsError, match="the teacher's own file for case_000"):
+        kdcore.SoftTargets.open(tmp_path, teacher=teacher)
+    soft = kdcore.SoftTargets.write(teacher, two, tmp_path)
+    assert asked == ["case_000", "case_001", "case_000"]
+    np.testing.assert_allclose(np.exp(soft["case_000"][..., 1].astype("f4")), 0.6, atol=1e-3)
+    kdcore.SoftTargets.open(tmp_path, teacher=teacher)
+
+
 def test_another_number_of_classes_is_refused(tmp_path, two):
     class Teacher:
         digest = "the same"
@@ -194,7 +221,12 @@ def test_labelling_held_out_cases_is_refused(tmp_path, cases):
         (lambda p: p[:-1], "the teacher gave shape"),
         (lambda p: p * 40 - 20, "values run from"),
         (lambda p: p * 0.5, "sum to"),
-        (lambda p: p * np.nan, "values run from"),
+        (lambda p: p * np.nan, "Say what is so where it is NaN"),
+        (lambda p: np.round(p * 255), "look like 8-bit numbers: divide them by 255"),
+        (lambda p: p * 100, "look like percent: divide them by 100"),
+        (lambda p: p + np.array([-0.4, 0.4, 0]), "interpolation that overshoots: resample linear"),
+        (lambda p: None, "the teacher gave None. Does it end in a `return`"),
+        (lambda p: [[1.0], [1.0, 2.0]], "the teacher gave list, which is no array"),
     ],
 )
 def test_what_is_no_probability_map_is_refused(tmp_path, two, output, message):
@@ -280,6 +312,25 @@ def test_a_real_torch_module_is_known_by_its_state():
     net(torch.ones(2, 1, 4, 4))  # in training, a batch normalization's statistics move
     assert teacher_digest(teacher) != before
     assert len(teacher_digest(net.to(torch.bfloat16))) == 64
+
+
+def test_a_torch_module_itself_is_no_teacher(tmp_path, two):
+    class Module(TorchLike):
+        def __call__(self, x):
+            raise TypeError("conv3d() received Case")
+
+    with pytest.raises(ValueError, match=r"takes a kdcore.Case .* PyTorch module Module does not"):
+        kdcore.SoftTargets.write(Module(0.0), two, tmp_path)
+    kdcore.SoftTargets.write(TorchLike(0.0), two, tmp_path)  # one that takes a case is
+
+
+def test_a_file_may_be_the_digest(tmp_path):
+    (tmp_path / "weights.pt").write_bytes(b"1")
+    teacher = known(lambda case: flat(case), [tmp_path / "weights.pt", "v1"])
+    before = teacher_digest(teacher)
+    assert teacher_digest(teacher) == before
+    (tmp_path / "weights.pt").write_bytes(b"2")
+    assert teacher_digest(teacher) != before
 
 
 def test_the_network_a_callable_wraps_may_be_its_digest():
@@ -387,6 +438,12 @@ def test_a_file_that_changes_later_is_noticed(tmp_path, two):
     for read in (lambda: soft.voxels("case_000", where), lambda: soft["case_000"]):
         with pytest.raises(SoftTargetsError, match="case_000.npy is not the file"):
             read()
+
+
+def test_a_teacher_may_answer_in_any_order_of_axes_in_memory(tmp_path, two):
+    teacher = known(lambda case: np.asfortranarray(flat(case)))
+    soft = kdcore.SoftTargets.write(teacher, two, tmp_path)
+    np.testing.assert_allclose(soft["case_001"], np.log(1 / 3), atol=1e-3)
 
 
 def test_maps_in_fortran_order_are_refused(tmp_path, two):
