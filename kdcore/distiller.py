@@ -72,6 +72,11 @@ class Distiller(keras.Model):
         hints: `{student's layer: teacher's layer}` whose features shall agree, too, through a
             1×1 projector (see `kdcore.hints`). Needs one functional teacher, run along.
         hint_weight: Of the hint loss, which is added to L.
+        known_classes: The student's classes that the teacher knows, in the order of its channels
+            if it has no others: `(0, 1)` of a liver teacher for a student of liver and tumour.
+            The soft loss compares these alone, what both say of a voxel if it is one of them, so
+            the others are learned from labels and not taught away. None means all, or what
+            `SoftTargets.known_classes` of the `Batches` says.
 
     Raises:
         ValueError: For an impossible temperature or alpha, a teacher that is the
@@ -99,17 +104,20 @@ class Distiller(keras.Model):
         soft_loss: SoftLoss = regional_kd_loss,
         hints: Mapping[str, str] | None = None,
         hint_weight: float = 1.0,
+        known_classes: Sequence[int] | None = None,
         **kwargs: Any,
     ) -> None:
         super().__init__(**kwargs)
         _check_settings(temperature, alpha)
         teachers = _as_list(teacher)
-        _check_networks(student, teachers)
+        known = None if known_classes is None else tuple(map(int, known_classes))
+        _check_networks(student, teachers, known)
         for model in teachers:
             model.trainable = False
         self.student, self.teachers = student, teachers
         self.temperature, self.alpha = float(temperature), float(alpha)
         self.soft_loss = soft_loss
+        self.known_classes, self._compared = known, known
         self.hints = None
         if hints:
             _check_hints(teachers, hint_weight)
@@ -167,7 +175,10 @@ class Distiller(keras.Model):
         if not training or self.alpha == 0:
             return hard
         teacher_logits = self._teacher_logits(x, soft_targets, y_pred.shape[-1])
-        soft = self.soft_loss(teacher_logits, y_pred, self.temperature, soft_weight)
+        both = _of_classes(self._compared, teacher_logits, y_pred)
+        soft = self.soft_loss(*both, self.temperature, soft_weight)
+        if soft_targets is not None:
+            soft = soft + _nan_above_0(soft_targets, soft.dtype)
         self._track(self._soft_tracker, soft, ops.shape(y_pred)[0])
         return (1.0 - self.alpha) * hard + self.alpha * (per_replica(soft) + extra)
 
@@ -187,20 +198,34 @@ class Distiller(keras.Model):
 
     def fit(self, x: Any = None, y: Any = None, *args: Any, **kwargs: Any) -> Any:
         """As in Keras; one `sample_weight` array also serves a `y` with soft targets."""
+        if kwargs.get("class_weight") is not None:
+            raise ValueError(
+                "class_weight is for one label an image; here every voxel has one. Pass a weight a "
+                "voxel, sample_weight=weights[mask], with weights an array of one number a class."
+            )
         # Before anything is run: in JAX a model that fails within `fit` has lost its weights.
         channels = self.student.output_shape[-1] if self.student.built else None
         check_arrays(y, channels)
         if channels:
             check_labels(np.array(getattr(x, "labels", ())), channels)  # of `Batches`
         first = first_targets(x, y)
-        check_shapes(first, channels)
+        check_shapes(first, channels, self.known_classes)
+        self._compare(self.known_classes or getattr(x, "known_classes", None))
         alone = self.alpha and not self.teachers and first is not None
         if alone and split_targets(first)[1] is None:
             raise ValueError(_NO_TEACHER)
         weight = kwargs.get("sample_weight")
         if isinstance(y, dict) and weight is not None and not isinstance(weight, dict):
             kwargs["sample_weight"] = dict.fromkeys(y, weight)
+        if not isinstance(kwargs.get("callbacks"), keras.callbacks.CallbackList):
+            kwargs["callbacks"] = [_FirstStep(), *_as_list(kwargs.get("callbacks"))]
         return super().fit(x, y, *args, **kwargs)
+
+    def _compare(self, classes: tuple[int, ...] | None) -> None:
+        """Which classes the soft loss is of, from here on."""
+        if classes != self._compared:
+            self._compared = classes
+            self.train_function = None  # was traced with the others
 
     def evaluate(self, *args: Any, **kwargs: Any) -> Any:
         """The student's hard loss and metrics. Changes no weight, runs no teacher."""
@@ -222,6 +247,7 @@ class Distiller(keras.Model):
             "soft_loss": serialize(self.soft_loss),
             "hints": None if self.hints is None else self.hints.pairs,
             "hint_weight": 1.0 if self.hints is None else self.hints.weight,
+            "known_classes": self.known_classes,
         }
 
     @classmethod
@@ -245,6 +271,25 @@ class Distiller(keras.Model):
 
     def _track(self, tracker: keras.metrics.Mean, value: Tensor, images: Tensor) -> None:
         tracker.update_state(ops.stop_gradient(value), sample_weight=ops.cast(images, "float32"))
+
+
+class _FirstStep(keras.callbacks.Callback):
+    """Says what a NaN after the first step means: within a graph nothing can be raised."""
+
+    def on_train_begin(self, logs: Any = None) -> None:
+        self.looked = False
+
+    def on_train_batch_end(self, batch: int, logs: Any = None) -> None:
+        names = () if self.looked else ("hard_loss", "soft_loss")
+        self.looked = True
+        if lost := [name for name in names if np.isnan(float((logs or {}).get(name, 0.0)))]:
+            raise ValueError(
+                f"After the first step, {' and '.join(lost)} is NaN. Of a data set that cannot be "
+                "looked into before, that becomes of labels outside 0 … classes − 1 (−1 is for "
+                "voxels that do not count), of soft targets above 0 (they are log-probabilities: "
+                "pass np.log of probabilities, or log_softmax of logits), and of NaN in the "
+                "images. The student has learned NaN: build it again."
+            )
 
 
 class StudentCheckpoint(keras.callbacks.ModelCheckpoint):
@@ -289,10 +334,10 @@ def _labelled_images(mask: Tensor) -> Tensor:
     return ops.sum(ops.cast(ops.any(mask != IGNORE, axis=axes), "float32"))
 
 
-def _as_list(teacher: Any) -> list[keras.Model]:
-    if isinstance(teacher, list | tuple):
-        return list(teacher)
-    return [] if teacher is None else [teacher]
+def _as_list(one_or_several: Any) -> list[Any]:
+    if isinstance(one_or_several, list | tuple):
+        return list(one_or_several)
+    return [] if one_or_several is None else [one_or_several]
 
 
 def _check_settings(temperature: float, alpha: float) -> None:
@@ -313,7 +358,9 @@ def _check_hints(teachers: list[keras.Model], weight: float) -> None:
         raise ValueError(f"hint_weight must be a positive number. Received: {weight}.")
 
 
-def _check_networks(student: keras.Model, teachers: list[keras.Model]) -> None:
+def _check_networks(
+    student: keras.Model, teachers: list[keras.Model], known: tuple[int, ...] | None
+) -> None:
     if not isinstance(student, keras.Model):
         raise ValueError(f"student must be a keras.Model. Received: {type(student)}.")
     for role, model in [("student", student)] + [("teacher", t) for t in teachers]:
@@ -328,12 +375,29 @@ def _check_networks(student: keras.Model, teachers: list[keras.Model]) -> None:
     for model in teachers:
         if model is student:
             raise ValueError("Teacher and student are the same model. Build two.")
-        classes = [getattr(m, "output_shape", (None,))[-1] for m in (model, student)]
-        if None not in classes and classes[0] != classes[1]:
+        ranks = [len(getattr(m, "output_shape", None) or ()) for m in (model, student)]
+        if all(ranks) and ranks[0] != ranks[1]:
             raise ValueError(
-                f"The teacher has {classes[0]} output channels and the student "
-                f"{classes[1]}. Both must have one logit a class, in the same order."
+                f"The teacher's maps are {ranks[0] - 2}-D, the student's {ranks[1] - 2}-D, so it "
+                "cannot run along. Write its soft targets with kdcore.SoftTargets.write: "
+                "kdcore.Batches cuts them together with the scans."
             )
+        theirs: Any = getattr(model, "output_shape", (None,))[-1]
+        ours: Any = getattr(student, "output_shape", (None,))[-1]
+        if None not in (theirs, ours) and theirs not in (ours, len(known or ())):
+            raise ValueError(
+                f"The teacher has {theirs} output channels and the student {ours}. Both must have "
+                "one logit a class, in the same order; of a teacher that knows some of the "
+                f"student's classes, say which: known_classes={tuple(range(theirs))}."
+            )
+    channels = getattr(student, "output_shape", (None,))[-1]
+    if known is not None and not (
+        len(set(known)) == len(known) > 1 and min(known) >= 0 and max(known) < (channels or 256)
+    ):
+        raise ValueError(
+            f"known_classes must be two or more of the student's {channels} classes, each once: "
+            f"over one alone there is nothing to compare. Received: {known}."
+        )
 
 
 def input_of(role: str, x: Tensor) -> Tensor:
@@ -367,6 +431,24 @@ def split_weights(sample_weight: Tensor) -> tuple[Tensor | None, Tensor | None]:
     if isinstance(sample_weight, dict):
         return sample_weight.get("mask"), sample_weight.get("soft_targets")
     return sample_weight, sample_weight
+
+
+def _of_classes(
+    known: tuple[int, ...] | None, teacher_logits: Tensor, student_logits: Tensor
+) -> tuple[Tensor, Tensor]:
+    """The channels of the classes that both know."""
+    if known is None:
+        return teacher_logits, student_logits
+    ours = ops.stack([student_logits[..., label] for label in known], axis=-1)
+    if teacher_logits.shape[-1] != len(known):
+        teacher_logits = ops.stack([teacher_logits[..., label] for label in known], axis=-1)
+    return teacher_logits, ours
+
+
+def _nan_above_0(log_p: Tensor, dtype: Any) -> Tensor:
+    """NaN if these are no log-probabilities, or else 0."""
+    above = ops.max(log_p) > 0.01  # rounding
+    return ops.cast(ops.where(above, float("nan"), 0.0), dtype)
 
 
 def logits_of(log_p: Tensor, channels: int) -> Tensor:
@@ -419,16 +501,20 @@ def check_arrays(y: Tensor, channels: int | None) -> None:
         _check_soft_targets(soft_targets)
 
 
-def check_shapes(y: Tensor, channels: int | None) -> None:
+def check_shapes(
+    y: Tensor, channels: int | None, known_classes: Sequence[int] | None = None
+) -> None:
     """Refuse soft targets of other classes than the student's or other voxels than the mask's."""
     mask, soft_targets = split_targets(y)
     if not isinstance(soft_targets, np.ndarray):
         return
     *voxels, classes = soft_targets.shape
-    if channels and classes not in ((1, 2) if channels == 1 else (channels,)):
+    fitting = (1, 2) if channels == 1 else (channels, len(known_classes or ()))
+    if channels and classes not in fitting:
         raise ValueError(
-            f"The soft targets have {classes} classes, the student {channels}. "
-            "Both must have one entry a class, in the same order."
+            f"The soft targets have {classes} classes, the student {channels}. Both must have one "
+            "entry a class, in the same order; of a teacher that knows some of the student's "
+            "classes, say which: Distiller(..., known_classes=...)."
         )
     if isinstance(mask, np.ndarray) and list(mask.shape[: len(voxels)]) != voxels:
         raise ValueError(

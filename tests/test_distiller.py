@@ -430,6 +430,173 @@ def test_teacher_with_other_inputs(data, rng):
     assert distiller.predict(x, verbose=0).shape == (8, 16, 16, 3)
 
 
+# --- a teacher that knows some of the classes ---------------------------------------------
+
+
+def soft_loss_of(teacher, known, soft_targets=None):
+    """Where the student puts out `LOGITS`."""
+    distiller = kdcore.Distiller(
+        always(0.0, 0.0, 0.0),
+        teacher,
+        temperature=1.0,
+        alpha=1.0,
+        soft_loss=kdcore.kd_loss,
+        known_classes=known,
+    )
+    mask = np.full((1, 2, 2), -1)
+    y = mask if soft_targets is None else {"mask": mask, "soft_targets": soft_targets}
+    logits = keras.ops.convert_to_tensor(LOGITS)
+    return float(compiled(distiller).compute_loss(LOGITS, y, logits, training=True))
+
+
+def always(*logits):
+    """A network that says the same everywhere."""
+    inputs = keras.Input((2, 2, 3))
+    layer = keras.layers.Conv2D(len(logits), 1, kernel_initializer="zeros")
+    model = keras.Model(inputs, layer(inputs))
+    layer.bias.assign(logits)
+    return model
+
+
+LOGITS = np.tile(np.array([1.0, 1.0, 7.0], "float32"), (1, 2, 2, 1))
+
+
+def test_the_soft_loss_is_over_the_classes_that_the_teacher_knows():
+    """p = (.1, .9) of classes 0 and 1; the student says (.5, .5) of them and is sure of class 2."""
+    expected = 0.1 * np.log(0.2) + 0.9 * np.log(1.8)
+    p = np.tile([0.1, 0.9], (1, 2, 2, 1))
+    padded = np.log(np.concatenate([p, np.full((1, 2, 2, 1), 1e-30)], axis=-1))
+    for teacher, soft_targets in (
+        (always(0.0, np.log(9)), None),
+        (always(0.0, np.log(9), -3.0), None),
+        (None, np.log(p)),
+        (None, padded),
+    ):
+        received = soft_loss_of(teacher, (0, 1), soft_targets)
+        assert received == approx(expected, rel=1e-4)
+    assert soft_loss_of(always(np.log(9), 0.0), (1, 0)) == approx(expected, rel=1e-4)
+    assert soft_loss_of(None, None, padded) > 5  # class 2 is taught away
+
+
+def test_what_the_teacher_does_not_know_is_learned_from_labels(tmp_path):
+    """A teacher of organ and background; the lesion within the organ is new."""
+    rng = np.random.default_rng(0)
+    cases = []
+    for i in range(2):
+        mask = np.zeros((4, 16, 16), np.uint8)
+        mask[:, 4:12, 4:12], mask[:, 6:10, 6:10] = 1, 2
+        image = mask * 3.0 + rng.normal(0, 0.2, mask.shape)
+        cases.append(kdcore.Case(f"c{i}", image[..., None], mask, (1, 1, 1)))
+
+    def teacher(case):
+        organ = np.where(case.mask > 0, 0.95, 0.05)
+        return np.stack([1 - organ, organ], axis=-1)
+
+    def padded(case):
+        return np.concatenate([teacher(case), np.zeros((*case.mask.shape, 1))], axis=-1)
+
+    teacher.digest = padded.digest = "organ"
+    narrow = kdcore.SoftTargets.write(teacher, cases, tmp_path / "narrow")
+    with pytest.warns(UserWarning, match=r"the classes \[2\] have probability 0 in every voxel"):
+        wide = kdcore.SoftTargets.write(padded, cases, tmp_path / "wide")
+    assert narrow.known_classes == wide.known_classes == (0, 1)
+
+    def lesion(soft_targets, **kwargs):
+        keras.utils.set_random_seed(0)
+        inputs = keras.Input((16, 16, 1))
+        hidden = keras.layers.Conv2D(8, 1, activation="relu")(inputs)
+        student = keras.Model(inputs, keras.layers.Conv2D(3, 1)(hidden))
+        distiller = kdcore.Distiller(student, alpha=0.9, **kwargs)
+        distiller.compile(keras.optimizers.Adam(0.05))
+        batches = kdcore.Batches(cases, (16, 16), 8, soft_targets=soft_targets, num_batches=30)
+        distiller.fit(batches, epochs=2, verbose=0)
+        scores = kdcore.evaluate(student, cases)
+        return min(entry["2"]["dice"] for entry in scores.values())
+
+    assert lesion(narrow, known_classes=(0, 1)) > 0.9
+    assert lesion(wide) > 0.9  # the folder says it
+    assert lesion(wide, known_classes=(0, 1, 2)) < 0.1  # as if it were known to be absent
+
+
+def test_another_fit_compares_what_its_own_batches_know(data):
+    """What was traced for one data set does not stay for the next."""
+    x, y = data
+    p = np.tile(np.array([0.1, 0.9, 1e-30]), (8, 16, 16, 1))
+
+    class Known(keras.utils.PyDataset):
+        known_classes = (0, 1)
+
+        def __len__(self):
+            return 1
+
+        def __getitem__(self, index):
+            return x, {"mask": y, "soft_targets": np.log(p).astype("float32")}
+
+    distiller = compiled(kdcore.Distiller(build(2), alpha=1.0))
+    distiller.optimizer.learning_rate = 0.0
+    losses = []
+    for known in ((0, 1), None, (0, 1)):
+        Known.known_classes = known
+        losses.append(distiller.fit(Known(), verbose=0).history["soft_loss"][0])
+    assert losses[0] == approx(losses[2], rel=1e-3) and losses[1] > losses[0] + 0.1
+
+
+def test_impossible_known_classes_are_refused(tmp_path):
+    for known in ((0,), (0, 0), (0, 3), (-1, 0), ()):
+        with pytest.raises(ValueError, match="two or more of the student's 3 classes"):
+            kdcore.Distiller(build(), known_classes=known)
+    with pytest.raises(ValueError, match=r"say which: known_classes=\(0, 1\)"):
+        kdcore.Distiller(build(), build(1, classes=2))
+    distiller = compiled(kdcore.Distiller(build(), build(1, classes=2), known_classes=[0, 2]))
+    distiller.save(tmp_path / "d.keras")
+    assert keras.saving.load_model(tmp_path / "d.keras").known_classes == (0, 2)
+
+
+# --- what nobody could look into before -----------------------------------------------------
+
+
+class Blind(keras.utils.PyDataset):
+    """A data set that does not say its targets before training."""
+
+    def __init__(self, x, y):
+        super().__init__()
+        self.x, self.y = x, y
+
+    def __len__(self):
+        return 2
+
+    def __getitem__(self, index):
+        return self.x, self.y
+
+
+def test_soft_targets_that_are_no_log_probabilities_are_noticed(data, log_p):
+    x, y = data
+    log_p = log_p.astype("float32")
+    for soft in (np.exp(log_p), log_p + 3):  # probabilities, logits
+        with pytest.raises(ValueError, match="After the first step, soft_loss is NaN"):
+            compiled(kdcore.Distiller(build())).fit(
+                Blind(x, {"mask": y, "soft_targets": soft}), verbose=0
+            )
+    with pytest.raises(ValueError, match="After the first step, hard_loss is NaN"):
+        compiled(kdcore.Distiller(build(), alpha=0.0)).fit(Blind(x, y + 7), verbose=0)
+    seen = []
+    watch = keras.callbacks.LambdaCallback(on_epoch_end=lambda epoch, logs: seen.append(epoch))
+    right = Blind(x, {"mask": y, "soft_targets": log_p + 1e-3})  # rounding
+    compiled(kdcore.Distiller(build())).fit(right, verbose=0, callbacks=watch)
+    assert seen == [0]
+
+
+@pytest.mark.skipif(BACKEND != "tensorflow", reason="tf.data is TensorFlow's")
+def test_soft_targets_of_tf_data_are_noticed(data, log_p):
+    import tensorflow as tf
+
+    x, y = data
+    soft = np.exp(log_p.astype("float32"))
+    dataset = tf.data.Dataset.from_tensor_slices((x, {"mask": y, "soft_targets": soft})).batch(4)
+    with pytest.raises(ValueError, match=r"soft_loss is NaN.*log-probabilities: pass np.log"):
+        compiled(kdcore.Distiller(build())).fit(dataset, verbose=0)
+
+
 # --- saving -----------------------------------------------------------------------------
 
 
@@ -503,6 +670,16 @@ def test_impossible_networks_are_refused():
     frozen.trainable = False
     with pytest.raises(ValueError, match="nothing to train"):
         kdcore.Distiller(frozen)
+
+
+def test_a_3d_teacher_does_not_run_along_with_a_2d_student():
+    with pytest.raises(ValueError, match=r"maps are 3-D, the student's 2-D.*SoftTargets.write"):
+        kdcore.Distiller(build(), kdcore.unet((8, 16, 16, 1), 3, filters=2, depth=1))
+
+
+def test_class_weights_are_told_to_be_voxel_weights(data):
+    with pytest.raises(ValueError, match=r"sample_weight=weights\[mask\]"):
+        compiled(kdcore.Distiller(build(), alpha=0.0)).fit(*data, class_weight={0: 1.0, 1: 2.0})
 
 
 def test_several_outputs_are_refused():
