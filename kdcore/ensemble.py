@@ -6,7 +6,7 @@ import keras
 import numpy as np
 
 from kdcore.data.cases import Case
-from kdcore.heads import check_head
+from kdcore.heads import check_head, check_input
 from kdcore.inference import predict_probabilities
 from kdcore.losses import check_temperature, mean_teacher_logits, to_float
 from kdcore.normalization import Normalization
@@ -37,6 +37,7 @@ def ensemble(
         raise ValueError("An ensemble needs at least one network.")
     for model in networks:
         check_head(model)
+        check_input(model)
     shapes = {tuple(model.input_shape[1:]) for model in networks}
     classes = {model.output_shape[-1] for model in networks}
     if len(shapes) > 1 or len(classes) > 1:

@@ -19,7 +19,7 @@ import numpy as np
 
 from kdcore._files import file_digest, read_json, replacing, write_json
 from kdcore._provenance import weights_digest
-from kdcore.heads import check_head
+from kdcore.heads import check_head, check_input
 from kdcore.normalization import Normalization, describe_normalization
 
 PRECISIONS = ("float32", "float16", "int8")
@@ -70,6 +70,7 @@ def export(
     """
     path, network = Path(path), getattr(model, "student", model)
     check_head(network)
+    check_input(network)
     shape = _input_shape(network, batch_size, space)
     _check(path, precision, calibration, shape)
     with replacing(path) as temporary:

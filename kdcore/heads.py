@@ -47,6 +47,18 @@ def check_head(model: keras.Model, role: str = "network") -> None:
         raise ValueError(f"The {role} ends in {end}, so it puts out probabilities; {_WAY_OUT}")
 
 
+def check_input(model: keras.Model) -> None:
+    """Refuse a network of several inputs where a case, one image, is all there is."""
+    names = [tensor.name for tensor in getattr(model, "inputs", None) or ()]
+    if len(names) > 1:
+        raise ValueError(
+            f"The network {model.name} has {len(names)} inputs, {names}; a case is one image of "
+            "all sequences. Pass one that splits it: "
+            f"image = keras.Input((None, None, {len(names)})), "
+            "keras.Model(image, network([image[..., :1], image[..., 1:]])), or with a dict."
+        )
+
+
 def check_values(values: np.ndarray, network: keras.Model, case_id: str) -> None:
     """Refuse `(..., C)` outputs of a network that are probabilities.
 

@@ -9,7 +9,7 @@ import numpy as np
 
 from kdcore.data.cases import Case
 from kdcore.data.grid import resize, resize_map
-from kdcore.heads import check_head, check_values
+from kdcore.heads import check_head, check_input, check_values
 from kdcore.normalization import Normalization, apply_normalization
 from kdcore.unet import size_multiple
 
@@ -63,6 +63,7 @@ def predict_probabilities(
             f"Received: {type(network).__name__} and {type(case).__name__}."
         )
     check_head(network)
+    check_input(network)
     logits = _logits(network, apply_normalization(case.image, normalization), case)
     check_values(logits, network, case.case_id)
     if logits.shape[-1] == 1:

@@ -9,6 +9,7 @@ Each file is either whole or not there, and each says by a digest whether it was
 """
 
 import math
+import re
 import shutil
 import time
 from collections.abc import Mapping, Sequence
@@ -181,7 +182,7 @@ def load(folder: str | Path) -> keras.Model:
         network = keras.saving.load_model(path, compile=False, safe_mode=True)
     except Exception as error:  # Keras raises whatever its parts raise
         raise TrainingError(
-            f"{path} cannot be loaded: {error}. Delete {folder} to train again."
+            f"{path} cannot be loaded: {reason_not_loaded(error)} Delete {folder} to train again."
         ) from error
     found = {"model_digest": weights_digest(network), "settings_digest": settings_digest(path)}
     if any(known[key] != value for key, value in found.items()):
@@ -207,6 +208,18 @@ def finished(folder: str | Path) -> dict[str, Any]:
         raise TrainingError(f"{folder} holds no finished training; it goes on when run.")
     known: dict[str, Any] = read_sealed(path, TrainingError)
     return known
+
+
+def reason_not_loaded(error: Exception) -> str:
+    """What Keras says of a file that it cannot load, without the settings of all its layers."""
+    unknown = re.search(r"Could not locate (class|function) '(.+?)'", str(error))
+    if unknown is None:
+        reason = str(error).rsplit("Exception encountered: ", 1)[-1]
+        return f"{reason[:500].rstrip('.')}."
+    return (
+        f"Keras does not know its {unknown[1]} {unknown[2]}. Import the module that defines it, "
+        "with @keras.saving.register_keras_serializable(), and load it in the same program."
+    )
 
 
 def _train(

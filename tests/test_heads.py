@@ -130,6 +130,26 @@ def test_small_positive_logits_of_a_linear_layer_are_no_probabilities():
     assert mask.all()  # a logit above 0 is foreground
 
 
+@pytest.mark.parametrize("door", [*sorted({*DOORS} - {"check_teaching"}), "ensemble", "export"])
+def test_a_network_of_several_inputs_is_told_to_split_a_case(door, tmp_path, monkeypatch):
+    monkeypatch.chdir(tmp_path)
+    t1, flair = (keras.Input((16, 16, 1), name=name) for name in ("T1", "FLAIR"))
+    both = layers.Conv2D(3, 1)(layers.Concatenate()([t1, flair]))
+    two = keras.Model([t1, flair], both)
+    case = make_case(0)
+    case = kdcore.Case("a", np.repeat(case.image, 2, -1), case.mask, (1, 1, 1), ("T1", "FLAIR"))
+    doors = {
+        **DOORS,
+        "ensemble": lambda m, c: ensemble([m]),
+        "export": lambda m, c: kdcore.export(m, "x.onnx"),
+    }
+    with pytest.raises(ValueError, match=r"has 2 inputs, \['T1', 'FLAIR'\].*one that splits it"):
+        doors[door](two, case)
+    image = keras.Input((16, 16, 2))
+    whole = keras.Model(image, two([image[..., :1], image[..., 1:]]))
+    assert kdcore.predict_mask(whole, case).shape == case.mask.shape
+
+
 def test_a_dict_of_outputs_is_refused_in_words():
     inputs = keras.Input(SHAPE)
     model = keras.Model(inputs, {"main": layers.Conv2D(3, 1)(inputs)})

@@ -60,6 +60,21 @@ def network_with_code(path):
     return path
 
 
+def test_a_layer_of_ones_own_is_named_in_a_line(tmp_path):
+    @keras.saving.register_keras_serializable("mine")
+    class Doubled(keras.layers.Layer):
+        def call(self, x):
+            return x * 2
+
+    inputs = keras.Input((16, 16, 1))
+    keras.Model(inputs, Doubled()(inputs)).save(tmp_path / "x.keras")
+    assert load_network(tmp_path / "x.keras").layers  # where it is known
+    keras.saving.get_custom_objects().pop("mine>Doubled")
+    with pytest.raises(ValueError, match="does not know its class Doubled. Import") as told:
+        load_network(tmp_path / "x.keras")
+    assert len(str(told.value)) < 400
+
+
 def test_a_network_file_cannot_bring_code(tmp_path):
     with pytest.raises(ValueError, match=r"x.keras cannot be loaded.*[Ll]ambda"):
         load_network(network_with_code(tmp_path / "x.keras"))

@@ -23,6 +23,7 @@ from kdcore.evaluation.scores import MEAN, per_case, table_of
 from kdcore.evaluation.statistics import bootstrap_interval
 from kdcore.evaluation.tables import interval, markdown
 from kdcore.export import load_exported
+from kdcore.training import reason_not_loaded
 
 INDEX = "weights.json"
 """Beside networks: what each was trained on."""
@@ -120,7 +121,7 @@ def load_network(path: str | Path) -> Any:
     try:
         return keras.saving.load_model(path, compile=False, safe_mode=True)
     except Exception as error:  # Keras raises whatever its parts raise
-        raise ValueError(f"{path} cannot be loaded: {error}") from error
+        raise ValueError(f"{path} cannot be loaded: {reason_not_loaded(error)}") from error
 
 
 def trained_on(network: Any, index: str | Path) -> dict[str, Any]:
