@@ -276,6 +276,8 @@ class Distiller(keras.Model):
 class _FirstStep(keras.callbacks.Callback):
     """Says what a NaN after the first step means: within a graph nothing can be raised."""
 
+    async_safe = True  # the steps need not wait for it
+
     def on_train_begin(self, logs: Any = None) -> None:
         self.looked = False
 
