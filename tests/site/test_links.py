@@ -42,7 +42,7 @@ def test_every_internal_link_and_anchor_resolves(pages, site_folder, site_url):
             if not url.startswith(site_url):
                 continue
             seen += 1
-            path = unquote(url.removeprefix(site_url))
+            path = unquote(url.removeprefix(site_url)).partition("?")[0]
             if path in known:
                 if anchor and anchor not in known[path] and not anchor.startswith("__"):
                     broken.append(f"{address}: {target} (no such anchor)")

@@ -4,6 +4,7 @@ from functools import lru_cache
 from pathlib import Path
 
 import numpy as np
+from scipy import stats
 from scipy.special import softmax
 from studies import RESULTS, scores
 
@@ -13,6 +14,8 @@ from kdcore.evaluation.tables import markdown
 from kdcore.losses import kd_loss
 
 WEIGHTS = Path(__file__).parents[2] / "weights/weights.json"
+PLAYGROUND = Path(__file__).parents[2] / "assets/playground"
+NETWORKS = ("teacher", "student", "baseline")
 
 
 def rows(name: str) -> str:
@@ -128,3 +131,26 @@ def lab() -> str:
         table.append([f"{T:g}", *probabilities, f"{entropy:.3f}", *(f"{x:.3g}" for x in numbers)])
     header = ["T", "teacher p", "student q", "entropy of p", "KL", "T² KL"]
     return markdown([*header, "gradient", "T² gradient"], table)
+
+
+def playground_pictures() -> str:
+    """Each step of the playground's story: what to watch, and how it ends with the first seed."""
+    parts = []
+    for number, step in enumerate(read_json(PLAYGROUND / "story.json"), 1):
+        alt = f"Teacher, student and baseline at the end of step {number}, {step['title']}."
+        image = f"![{alt}](assets/playground/step-{number}.webp){{ loading=lazy }}"
+        parts += [f"**{number} · {step['title']}.** {step['watch']}", image]
+    return "\n\n".join(parts)
+
+
+def playground_table() -> str:
+    """What kdcore made of each step with ten seeds; differences in points, with a t interval."""
+    table = []
+    for number, step in enumerate(read_json(PLAYGROUND / "kdcore.json"), 1):
+        arms = {who: 100 * np.array([row[who] for row in step["accuracy"]]) for who in NETWORKS}
+        lead = arms["student"] - arms["baseline"]
+        half = stats.t.ppf(0.975, len(lead) - 1) * stats.sem(lead)
+        means = [f"{arms[who].mean():.1f} %" for who in NETWORKS]
+        told = f"{lead.mean():+.1f} ± {half:.1f}".replace("-", "−")
+        table.append([f"{number} · {step['title']}", *means, told])
+    return markdown(["step", *NETWORKS, "student − baseline"], table)

@@ -26,6 +26,8 @@ from measured import (  # noqa: E402
     lab,
     largest_change,
     luck_of_training,
+    playground_pictures,
+    playground_table,
     replication,
     rows,
     torture,
@@ -301,5 +303,6 @@ _OFFERED = (
     largest_change, luck_of_training, finds, belief, best, change_of_belief, of_seeds, of_trainings,
     half_width, limits, listed, validation, rows, torture, bench, replication, weights, lab,
     lessons.lesson,
+    playground_pictures, playground_table,
 )  # fmt: skip
 SCOPE = {function.__name__: function for function in _OFFERED}
