@@ -9,6 +9,7 @@ import {
 const GRID = 48; // as in worker.mjs
 const NETWORKS = ["teacher", "student", "baseline"];
 const SPEED = { teacher: 10, student: 2 }; // steps a frame
+const FRAME = 16.7; // ms; where one takes longer it holds more steps
 const ARROWS = { ArrowUp: [-1, 0], ArrowDown: [1, 0], ArrowLeft: [0, -1], ArrowRight: [0, 1] };
 const DIALS = [
   ["labels", "The student's labels", 1], ["teacherLabels", "The teacher's labels", 1],
@@ -134,7 +135,8 @@ const form = (story, shape) => `
     ${NETWORKS.map((who) => bars(who, `${who} at <i>T</i>`, 0)).join("")}
     ${bars("hard", "gradient, hard", -1)}${bars("soft", "gradient, soft", -1)}${bars("mixed", "gradient, mixed", -1)}</tbody></table></div>
   <div class="kd-seeds"><button type="button" class="kd-button" data-do="seeds">Repeat with ten seeds</button>
-    <svg viewBox="0 0 400 66" role="img" aria-labelledby="kd-strip"></svg><p id="kd-strip" role="status" data-out="strip"></p></div>`;
+    <svg viewBox="0 0 400 66" role="img"
+    aria-label="Student − baseline of each seed; the numbers are in the text below"></svg><p role="status" data-out="strip"></p></div>`;
 
 function outlineOf({ labels, shape: [rows, columns] }) {
   const lesion = (row, column) => labels[row * columns + column] % OUTSIDE > 0;
@@ -270,6 +272,7 @@ class Page {
       this.#stale = false;
       const slice = begins && !this.snapshot ? this.data : undefined;
       const request = begins ? { action: "begin", slice, settings: { ...this.settings } } : { action: "advance", steps: this.#pace() };
+      this.before = performance.now();
       const answer = await this.worker.ask(request);
       if (this.#stale) continue;
       this.#take(answer, begins);
@@ -288,7 +291,8 @@ class Page {
       this.#alone -= 1;
       return left + 1; // the teacher first
     }
-    return left ? Math.min(left, SPEED.teacher) : SPEED.student;
+    const frames = clamped(Math.round((performance.now() - this.before) / FRAME), [1, 6]);
+    return left ? Math.min(left, frames * SPEED.teacher) : frames * SPEED.student;
   }
 
   #take(answer, begins) {
