@@ -226,8 +226,8 @@ def home_facts(job: str, region: str, smaller: str, hard: str) -> str:
     facts = [
         (
             f"{points(job, 'student', 'baseline', region):+.1f} Dice points",
-            "over the same network without a teacher: the student sees one MRI sequence, its "
-            f"teacher four. {limits_of_study(job, 'student', 'baseline', region)}.",
+            "over the same network without a teacher, on simulated scans: the student sees one MRI "
+            f"sequence, its teacher four. {limits_of_study(job, 'student', 'baseline', region)}.",
         ),
         (
             f"{teacher['params'] / student['params']:.0f} times smaller",
