@@ -47,6 +47,11 @@ class Batches(keras.utils.PyDataset):
         shuffle: Draw in random order. Without it every sample comes once, in order, and
             neither share matters.
         seed: Of order and augmentation.
+        workers: Threads or processes that make batches while the network learns, as in
+            `keras.utils.PyDataset`. The batches are the same.
+        use_multiprocessing: Processes instead of threads: worth it where augmentation takes longer
+            than a step. Each holds a copy of what it is given.
+        max_queue_size: The most batches that wait.
 
     Raises:
         ValueError: If there are no cases, they differ in sequences, an argument is
@@ -79,8 +84,11 @@ class Batches(keras.utils.PyDataset):
         num_batches: int | None = None,
         shuffle: bool = True,
         seed: int = 0,
+        workers: int = 1,
+        use_multiprocessing: bool = False,
+        max_queue_size: int = 10,
     ) -> None:
-        super().__init__()
+        super().__init__(workers, use_multiprocessing, max_queue_size)
         _check(cases, shape, batch_size, labelled_share, num_batches)
         _check_share("foreground_share", foreground_share)
         self.shape, self.batch_size = tuple(shape), batch_size

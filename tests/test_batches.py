@@ -1,8 +1,10 @@
 """Image, mask and soft target stay together, whatever happens to them."""
 
 import dataclasses
+import pickle
 import re
 
+import keras
 import numpy as np
 import pytest
 from conftest import make_case
@@ -435,3 +437,40 @@ def test_foreground_is_not_sought_where_nobody_labelled(recwarn):
 def test_negative_augmentation_is_refused():
     with pytest.raises(ValueError, match="noise must be"):
         kdcore.Augmentation(noise=-1)
+
+
+def test_batches_can_be_sent_to_another_process(cases, tmp_path):
+    """As multiprocessing does on macOS and Windows; arrays on disk come along as well."""
+    teacher = kdcore.unet((32, 24, 1), 3, 2, 1)
+    np.save(tmp_path / "image.npy", cases[0].image)
+    image = np.load(tmp_path / "image.npy", mmap_mode="r")
+    cases = [dataclasses.replace(cases[0], image=image), *cases[1:3]]
+    soft_targets = kdcore.SoftTargets.write(teacher, cases, tmp_path / "soft")
+    batches = kdcore.Batches(
+        cases,
+        (32, 24),
+        4,
+        soft_targets=soft_targets,
+        augmentation=kdcore.Augmentation(),
+        foreground_share=0.5,
+        workers=2,
+    )
+    batches.epoch = 3
+    copy = pickle.loads(pickle.dumps(batches))
+    assert (copy.epoch, copy.workers, copy.use_multiprocessing) == (3, 2, False)
+    for index in (0, 4):
+        (x, y), (also_x, also_y) = batches[index], copy[index]
+        np.testing.assert_array_equal(also_x, x)
+        np.testing.assert_array_equal(also_y["soft_targets"], y["soft_targets"])
+    assert copy.describe() == batches.describe()
+
+
+def test_workers_make_the_same_epochs(cases):
+    losses = []
+    for workers in (1, 2):
+        keras.utils.set_random_seed(0)
+        network = kdcore.unet((16, 16, 1), 3, 2, 1)
+        network.compile(keras.optimizers.SGD(0.0), kdcore.DiceCrossEntropy())
+        batches = kdcore.Batches(cases[:2], (16, 16), 4, num_batches=3, workers=workers)
+        losses.append(network.fit(batches, epochs=2, shuffle=False, verbose=0).history["loss"])
+    assert losses[0] == pytest.approx(losses[1]) and losses[0][0] != losses[0][1]
