@@ -1,5 +1,6 @@
 """Whole cases through a network: cut, predict, put back together."""
 
+import re
 from collections.abc import Iterator, Sequence
 from dataclasses import replace
 from itertools import product
@@ -22,12 +23,13 @@ def predict_probabilities(
     case: Case,
     normalization: Normalization = "percentile",
     slice_shape: tuple[int, int] | None = None,
+    window: Sequence[int] | None = None,
 ) -> np.ndarray:
     """Class probabilities of every voxel of a case.
 
     A 2-D network sees each slice along the first axis, a 3-D network the volume. Sizes
-    are padded with the border's values to what the network takes; where its input is
-    smaller than the scan, overlapping windows are averaged.
+    are padded with the border's values to what the network takes (its graph is asked for the
+    multiple it needs); where its input is smaller than the scan, overlapping windows are averaged.
 
     Args:
         model: Raw logits out; one channel means Bernoulli. A `Distiller` works too.
@@ -35,6 +37,9 @@ def predict_probabilities(
         normalization: The one the network was trained with.
         slice_shape: `(height, width)` that slices are brought to, for a network that was trained
             on scans from `kdcore.data.resize`; its probabilities are brought back.
+        window: Sizes that a network of open ones is given at once, `(height, width)` or `(depth,
+            height, width)`, for scans that are too large for the memory; None gives it all. They
+            are rounded up to what the network takes.
 
     Returns:
         `(D, H, W, C)` float32 that sum to 1, of the case's own voxels; a Bernoulli network gives
@@ -42,7 +47,7 @@ def predict_probabilities(
 
     Raises:
         ValueError: If the network takes another number of sequences, or puts out NaN or
-            probabilities.
+            probabilities; if a window does not fit it.
 
     Examples:
         >>> import kdcore
@@ -54,7 +59,7 @@ def predict_probabilities(
     """
     if slice_shape is not None and isinstance(case, Case):
         small = resize(replace(case, mask=None), slice_shape)
-        found = predict_probabilities(model, small, normalization)
+        found = predict_probabilities(model, small, normalization, window=window)
         return resize_map(found, case.image.shape[1:3])
     network = getattr(model, "student", model)
     if not isinstance(case, Case) or not hasattr(network, "predict_on_batch"):
@@ -64,7 +69,7 @@ def predict_probabilities(
         )
     check_head(network)
     check_input(network)
-    logits = _logits(network, apply_normalization(case.image, normalization), case)
+    logits = _logits(network, apply_normalization(case.image, normalization), case, window)
     check_values(logits, network, case.case_id)
     if logits.shape[-1] == 1:
         logits = np.concatenate([np.zeros_like(logits), logits], axis=-1)
@@ -84,8 +89,9 @@ def predict_mask(
     case: Case,
     normalization: Normalization = "percentile",
     slice_shape: tuple[int, int] | None = None,
+    window: Sequence[int] | None = None,
 ) -> np.ndarray:
-    """Most probable label of every voxel, `(D, H, W)` uint8.
+    """Most probable label of every voxel, `(D, H, W)` uint8; arguments as above.
 
     Examples:
         >>> import kdcore
@@ -95,11 +101,13 @@ def predict_mask(
         >>> mask.shape == cases[0].mask.shape, mask.dtype
         (True, dtype('uint8'))
     """
-    probabilities = predict_probabilities(model, case, normalization, slice_shape)
+    probabilities = predict_probabilities(model, case, normalization, slice_shape, window)
     return probabilities.argmax(axis=-1).astype(np.uint8)
 
 
-def _logits(network: keras.Model, image: np.ndarray, case: Case) -> np.ndarray:
+def _logits(
+    network: keras.Model, image: np.ndarray, case: Case, window: Sequence[int] | None
+) -> np.ndarray:
     try:
         expected = tuple(network.input_shape[1:])
     except AttributeError as error:
@@ -116,15 +124,11 @@ def _logits(network: keras.Model, image: np.ndarray, case: Case) -> np.ndarray:
     rank = len(expected) - 1
     items = image if rank == 2 else image[None]  # (N, *space, S)
     space = items.shape[1:-1]
-    multiple = size_multiple(network) or _UNKNOWN_MULTIPLE
-    window = [
-        size or -(-have // multiple) * multiple
-        for size, have in zip(expected[:-1], space, strict=True)
-    ]
-    padded_space = [max(have, want) for have, want in zip(space, window, strict=True)]
+    sizes = _sizes_at_once(network, expected[:-1], space, window)
+    padded_space = [max(have, want) for have, want in zip(space, sizes, strict=True)]
     items = np.stack([pad_to(item, padded_space) for item in items])
     total, count = None, np.zeros((*padded_space, 1), np.float32)
-    for place in _places(padded_space, window):
+    for place in _places(padded_space, sizes):
         part = _run(network, items[(slice(None), *place)])
         if total is None:
             total = np.zeros((*items.shape[:-1], part.shape[-1]), np.float32)
@@ -148,6 +152,26 @@ def _way_out(wanted: int, there: int) -> str:
     return "Pass cases with just those sequences."
 
 
+def _sizes_at_once(
+    network: keras.Model,
+    own: Sequence[int | None],
+    space: Sequence[int],
+    window: Sequence[int] | None,
+) -> list[int]:
+    """The network's own sizes, and where they are open the window's or the scan's, rounded up."""
+    if window is not None:
+        fits = len(window) == len(own) and all(edge >= 1 for edge in window)
+        pairs = zip(own, window, strict=False)
+        if not fits or any(size not in (None, edge) for size, edge in pairs):
+            raise ValueError(
+                f"{network.name} takes images of {tuple(own)} voxels (None is open). A window has "
+                f"as many sizes, each 1 or more. Received: {tuple(window)}."
+            )
+    multiple = size_multiple(network) or _UNKNOWN_MULTIPLE
+    wanted = space if window is None else [min(pair) for pair in zip(space, window, strict=True)]
+    return [size or -(-edge // multiple) * multiple for size, edge in zip(own, wanted, strict=True)]
+
+
 def _places(space: Sequence[int], window: Sequence[int]) -> Iterator[tuple[slice, ...]]:
     """Windows that cover the space, overlapping by at least half a window."""
     starts = []
@@ -167,7 +191,18 @@ def _run(network: keras.Model, items: np.ndarray) -> np.ndarray:
         batch = items[start : start + size]
         filler = np.repeat(batch[-1:], size - len(batch), axis=0)
         filled = np.concatenate([batch, filler])
-        logits = network.predict_on_batch(filled)
+        try:
+            logits = network.predict_on_batch(filled)
+        except Exception as error:  # of each backend's own kind
+            if not re.search(
+                r"exhausted|out of memory|\bOOM\b", f"{type(error).__name__} {error}", re.I
+            ):
+                raise
+            raise MemoryError(
+                f"{network.name} runs out of memory on {filled.shape}. Pass a smaller window=, "
+                f"such as {tuple(min(edge, 64) for edge in filled.shape[1:-1])}, to predict_mask, "
+                "evaluate or SoftTargets.write."
+            ) from error
         shape = getattr(logits, "shape", (type(logits).__name__,))  # a list of several outputs
         if tuple(shape[:-1]) != filled.shape[:-1]:
             raise ValueError(

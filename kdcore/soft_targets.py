@@ -71,6 +71,7 @@ class SoftTargets:
         folder: str | Path,
         *,
         normalization: Normalization = "percentile",
+        window: Sequence[int] | None = None,
         split: Split | None = None,
     ) -> "SoftTargets":
         """Label cases with a teacher, case by case; a second call goes on where it stopped.
@@ -86,6 +87,7 @@ class SoftTargets:
             folder: Where to write. Cases that are there already are skipped, unless their image
                 or the teacher's own file for them changed.
             normalization: Of the images, for teachers that are models.
+            window: As for `predict_probabilities`, for models and scans too large for the memory.
             split: If given, only training cases may be labelled.
 
         Raises:
@@ -104,17 +106,18 @@ class SoftTargets:
             "format": FORMAT,
             "teacher": teacher_digest(teacher),
             "normalization": describe_normalization(normalization),
+            "window": None if window is None else list(window),
         }
         names = unseen(teacher)
         if (folder / "manifest.json").exists():
             _compare_header(folder, read_sealed(folder / "manifest.json", SoftTargetsError), header)
             if names:
-                cls.open(folder)._spot_check(teacher, cases, normalization)
+                cls.open(folder)._spot_check(teacher, cases, normalization, window)
                 warnings.warn(_cannot_tell(folder, names), stacklevel=2)
         elif names:
             warnings.warn(_cannot_see(names), stacklevel=2)
         for case in tqdm(cases, "soft targets", leave=False, disable=None):
-            _write_case(folder, header, teacher, case, normalization)
+            _write_case(folder, header, teacher, case, normalization, window)
         targets = cls.open(folder)
         if unknown := sorted(set(range(targets.num_classes)) - set(targets.known_classes)):
             warnings.warn(_does_not_know(folder, unknown), stacklevel=2)
@@ -262,13 +265,14 @@ class SoftTargets:
         teacher: Teacher | Sequence[Teacher],
         cases: Sequence[Case],
         normalization: Normalization,
+        window: Sequence[int] | None,
     ) -> None:
         """Raise if the teacher answers otherwise than before to the first case that is there."""
         for case in cases:
             if case.case_id in self and self._record(case.case_id)["image"] == _digests(case):
                 if not (self.folder / f"{case.case_id}.npy").is_file():
                     continue
-                answer = teacher_probabilities(teacher, case, normalization)
+                answer = teacher_probabilities(teacher, case, normalization, window)
                 stored = np.exp(self[case.case_id].astype(np.float32))
                 same = answer.shape == stored.shape
                 if not (same and np.allclose(answer, stored, rtol=0, atol=_SAME_PROBABILITY)):
@@ -333,6 +337,7 @@ def _write_case(
     teacher: Teacher | Sequence[Teacher],
     case: Case,
     normalization: Normalization,
+    window: Sequence[int] | None,
 ) -> None:
     record_path = folder / f"{case.case_id}.json"
     made_of: dict[str, Any] = {"image": _digests(case)}
@@ -345,14 +350,15 @@ def _write_case(
             return
     if case.case_id == "manifest":
         raise ValueError("A case cannot be called manifest: that is the folder's own file.")
-    probabilities = teacher_probabilities(teacher, case, normalization)
+    probabilities = teacher_probabilities(teacher, case, normalization, window)
     num_classes = probabilities.shape[-1]
     made_of["classes"] = np.flatnonzero(probabilities.reshape(-1, num_classes).any(axis=0))
     manifest = {**header, "num_classes": num_classes}
     if (folder / "manifest.json").exists():
         _compare_header(folder, read_sealed(folder / "manifest.json", SoftTargetsError), manifest)
     else:
-        write_json(folder / "manifest.json", manifest, sealed=True)
+        known = {key: value for key, value in manifest.items() if value is not None}
+        write_json(folder / "manifest.json", known, sealed=True)
     log_p = np.log(np.maximum(probabilities, _LEAST_PROBABILITY)).astype(np.float16, order="C")
     with replacing(path) as temporary:
         np.save(temporary, log_p, allow_pickle=False)
@@ -397,17 +403,20 @@ def _read_record(path: Path) -> dict[str, Any]:
 
 
 def teacher_probabilities(
-    teacher: Teacher | Sequence[Teacher], case: Case, normalization: Normalization
+    teacher: Teacher | Sequence[Teacher],
+    case: Case,
+    normalization: Normalization,
+    window: Sequence[int] | None = None,
 ) -> np.ndarray:
     """`(D, H, W, C)` probabilities of one teacher, or the mean of several."""
     if isinstance(teacher, list | tuple):
-        maps = [teacher_probabilities(one, case, normalization) for one in teacher]
+        maps = [teacher_probabilities(one, case, normalization, window) for one in teacher]
         classes = sorted({one.shape[-1] for one in maps})
         if len(classes) != 1:
             raise ValueError(f"The teachers must know the same classes. Received: {classes}.")
         return np.asarray(np.mean(maps, axis=0))
     if isinstance(teacher, keras.Model):
-        return predict_probabilities(teacher, case, normalization)
+        return predict_probabilities(teacher, case, normalization, window=window)
     try:
         answer: Any = teacher(case)  # type: ignore[operator]
     except Exception as error:

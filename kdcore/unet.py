@@ -84,8 +84,8 @@ def size_multiple(network: keras.Model) -> int | None:
         network: Functional, `(B, ..., S)` -> `(B, ..., C)`.
 
     Returns:
-        The smallest number up to 64; `None` if there is none, if the sizes are fixed, or if
-        the network's graph cannot be seen.
+        A power of two, or 3, 5 or 7 times one, up to 64; `None` if none of them does, if the
+        sizes are fixed, or if the network's graph cannot be seen.
 
     Examples:
         >>> import kdcore
@@ -98,7 +98,7 @@ def size_multiple(network: keras.Model) -> int | None:
     return _known[network]
 
 
-_MULTIPLES = [odd * 2**k for odd in (1, 3) for k in range(7) if odd * 2**k <= 64]
+_MULTIPLES = [odd * 2**k for odd in (1, 3, 5, 7) for k in range(7) if odd * 2**k <= 64]
 _known: WeakKeyDictionary[keras.Model, int | None] = WeakKeyDictionary()
 
 

@@ -32,6 +32,81 @@ def test_slices_windows_and_padding_come_back_in_place(shape):
     np.testing.assert_allclose(p.sum(-1), 1, atol=1e-6)
 
 
+@pytest.mark.parametrize(
+    ("shape", "window"),
+    [((None, None), (16, 8)), ((None, None, None), (4, 16, 8)), ((None, 24), (16, 24))],
+)
+def test_a_window_changes_nothing_that_a_voxel_alone_decides(shape, window):
+    case, model = make_case(0, (9, 26, 20)), identity(shape)
+    whole = kdcore.predict_probabilities(model, case)
+    parts = kdcore.predict_probabilities(model, case, window=window)
+    np.testing.assert_allclose(parts, whole, atol=1e-6)
+    masks = [kdcore.predict_mask(model, case, window=w) for w in (None, window)]
+    np.testing.assert_array_equal(*masks)
+
+
+def sizes_seen(network, **how):
+    """The sizes in space that a network is called with, for a scan of 9 × 29 × 43 voxels."""
+    seen, predict = set(), network.predict_on_batch
+    network.predict_on_batch = lambda x: (seen.add(x.shape[1:-1]), predict(x))[1]
+    kdcore.predict_probabilities(network, make_case(0, (9, 29, 43)), **how)
+    return seen
+
+
+def halved(times, rank, by=2):
+    """A network that needs sizes of which `by ** times` is a divisor."""
+    pool = {2: keras.layers.MaxPooling2D, 3: keras.layers.MaxPooling3D}[rank]
+    grow = {2: keras.layers.UpSampling2D, 3: keras.layers.UpSampling3D}[rank]
+    x = inputs = keras.Input((None,) * rank + (1,))
+    for _ in range(times):
+        x = pool(by)(x)
+    for _ in range(times):
+        x = grow(by)(x)
+    conv = {2: keras.layers.Conv2D, 3: keras.layers.Conv3D}[rank]
+    return keras.Model(inputs, conv(3, 1)(keras.layers.Concatenate()([inputs, x])))
+
+
+@pytest.mark.parametrize(
+    ("network", "how", "expected"),
+    [
+        ((5, 2), {}, (32, 64)),
+        ((6, 2), {}, (64, 64)),
+        ((1, 2, 7), {}, (35, 49)),
+        ((5, 2), {"window": (16, 16)}, (32, 32)),
+        ((2, 3), {}, (12, 32, 44)),
+        ((2, 3), {"window": (8, 10, 100)}, (8, 12, 44)),
+    ],
+)
+def test_open_sizes_are_what_the_network_needs(network, how, expected):
+    assert sizes_seen(halved(*network), **how) == {expected}
+
+
+def test_a_window_that_does_not_fit():
+    for shape, window in (((None, None), (8, 8, 8)), ((32, 24), (16, 24)), ((None, None), (8, 0))):
+        with pytest.raises(ValueError, match=r"takes images of .* \(None is open\)"):
+            kdcore.predict_mask(identity(shape), make_case(0), window=window)
+
+
+def test_windows_of_soft_targets_and_scores(tmp_path):
+    model, case = identity((None, None, None), classes=3), make_case(0)
+    scores = [kdcore.evaluate(model, [case], window=w) for w in (None, (4, 16, 8))]
+    np.testing.assert_equal(*scores)
+    kdcore.SoftTargets.write(model, [case], tmp_path, window=(4, 16, 8))
+    with pytest.raises(ValueError, match=r"another window .*was \[4, 16, 8\], is None"):
+        kdcore.SoftTargets.write(model, [case], tmp_path)
+
+
+def test_no_memory_left_says_what_to_pass():
+    model = identity((None, None))
+
+    def exhausted(images):
+        raise RuntimeError("RESOURCE_EXHAUSTED: OOM when allocating tensor")
+
+    model.predict_on_batch = exhausted
+    with pytest.raises(MemoryError, match="Pass a smaller window="):
+        kdcore.predict_mask(model, make_case(0))
+
+
 def test_one_channel_gives_background_and_foreground():
     p = kdcore.predict_probabilities(identity((None, None), classes=1), make_case(0))
     assert p.shape[-1] == 2

@@ -149,6 +149,7 @@ def evaluate(
     *,
     normalization: Normalization = "percentile",
     slice_shape: tuple[int, int] | None = None,
+    window: Sequence[int] | None = None,
     regions: Mapping[str, Sequence[int]] | None = None,
     split: Split | None = None,
     part: str = "test",
@@ -161,6 +162,7 @@ def evaluate(
         cases: Cases with masks.
         normalization: The one the network was trained with.
         slice_shape: As for `predict_probabilities`: scores are of the cases' own voxels.
+        window: As for `predict_probabilities`, for scans too large for the memory.
         regions: Labels to be scored together as well, {"whole tumour": (1, 2)}.
         split: If given, only cases of its `part` may be evaluated.
         part: "test" or "validation".
@@ -188,6 +190,7 @@ def evaluate(
         cases,
         normalization=normalization,
         slice_shape=slice_shape,
+        window=window,
         regions=regions,
         split=split,
         part=part,
@@ -200,6 +203,7 @@ def evaluate_with_calibration(
     *,
     normalization: Normalization = "percentile",
     slice_shape: tuple[int, int] | None = None,
+    window: Sequence[int] | None = None,
     regions: Mapping[str, Sequence[int]] | None = None,
     split: Split | None = None,
     part: str = "test",
@@ -212,7 +216,7 @@ def evaluate_with_calibration(
         if split is not None:
             split.require([case.case_id], (part,), "evaluate")
         mask = _mask_of(case)
-        probabilities = predict_probabilities(model, case, normalization, slice_shape)
+        probabilities = predict_probabilities(model, case, normalization, slice_shape, window)
         scores[case.case_id] = evaluate_case(case, probabilities, regions)
         beliefs[case.case_id] = calibration(mask[mask >= 0], probabilities[mask >= 0])
     return scores, beliefs
