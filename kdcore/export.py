@@ -3,19 +3,24 @@
     kdcore.export(student, "student.onnx")
     kdcore.evaluate(kdcore.load_exported("student.onnx"), cases)
 
-Beside the file lies `<file>.json`: names and shapes of input and output, precision and
-the normalization that the image needs first. The graph holds the network alone, since a
-percentile is a property of a whole scan, not of the slices a network sees.
+A file is run once before it counts as written, and must say what the network says. Beside it
+lies `<file>.json`: names and shapes of input and output, precision and the normalization that the
+image needs first. The graph holds the network alone, since a percentile is a property of a whole
+scan, not of the slices a network sees.
 """
 
+import math
+import re
 import warnings
 from collections.abc import Callable, Iterator, Sequence
 from contextlib import contextmanager
+from itertools import product
 from pathlib import Path
 from typing import Any
 
 import keras
 import numpy as np
+from keras import layers, ops
 
 from kdcore._files import file_digest, read_json, replacing, write_json
 from kdcore._provenance import weights_digest
@@ -24,6 +29,9 @@ from kdcore.normalization import Normalization, describe_normalization
 
 PRECISIONS = ("float32", "float16", "int8")
 INPUT, OUTPUT = "image", "logits"
+_APART = {"float32": 1e-3, "float16": 2e-2, "int8": 0.25}
+"""The most that a file's logits may be from the network's, as a share of the logits' range; of
+int8 on average, of the others anywhere."""
 
 
 def export(
@@ -40,7 +48,8 @@ def export(
     """Write a network as ONNX (`.onnx`) or LiteRT (`.tflite`).
 
     Args:
-        model: A network with raw logits, or a `Distiller`, whose student is taken.
+        model: A network with raw logits, or a `Distiller`, whose student is taken. One of mixed
+            precision is written in float32.
         path: Its ending decides the format.
         batch_size: A fixed number of images; None leaves it open.
         space: Spatial sizes, for a network whose own are None.
@@ -56,8 +65,9 @@ def export(
         (B, ..., C) float32.
 
     Raises:
-        ValueError: For an unknown ending or precision, sizes that are not known, or missing
-            calibration images.
+        ValueError: For an unknown ending or precision, sizes that are not known, missing
+            calibration images, or a network that the format cannot hold: the file was run and
+            did not say what the network says. Then nothing is written.
         ImportError: If the packages of the extra `kdcore[export]` are not there.
 
     Examples:
@@ -73,11 +83,13 @@ def export(
     check_input(network)
     shape = _input_shape(network, batch_size, space)
     _check(path, precision, calibration, shape)
-    with replacing(path) as temporary:
+    with replacing(path) as temporary, _in_words(network, path):
         if path.suffix == ".onnx":
-            _write_onnx(network, temporary, shape)
+            _write_onnx(_for_export(network, path.suffix), temporary, shape)
         else:
-            _write_litert(network, temporary, shape, precision, calibration)
+            written = _for_export(network, path.suffix)
+            _write_litert(written, temporary, shape, precision, calibration)
+        _compare(network, temporary, shape, precision, calibration)
     write_json(
         _json(path),
         {
@@ -107,9 +119,8 @@ class Exported:
         self.path, self.name, self.threads = path, path.stem, threads
         self.description = _read_description(path)
         self.input_shape = tuple(self.description["input"]["shape"])
-        start = _onnx_session if path.suffix == ".onnx" else _litert_session
         try:
-            self._run = start(path, threads)
+            self._run = _session(path, threads)
         except ImportError:
             raise
         except Exception as error:  # the runtimes raise whatever their parsers raise
@@ -167,7 +178,7 @@ def _input_shape(
     if None in (*sizes, own[-1]):
         raise ValueError(
             f"The network takes images of any size, {tuple(own)}; an exported one needs fixed "
-            "sizes. Pass space=(height, width)."
+            f"sizes. Pass space=({', '.join(('depth', 'height', 'width')[-len(sizes) :])})."
         )
     return [batch_size, *sizes, own[-1]]
 
@@ -194,6 +205,141 @@ def _check(
 def _check_ending(path: Path) -> None:
     if path.suffix not in (".onnx", ".tflite"):
         raise ValueError(f"The ending must be .onnx or .tflite (LiteRT). Received: {path.name}.")
+
+
+def _for_export(network: keras.Model, ending: str) -> keras.Model:
+    """The same network of layers that the format has, in float32; itself where nothing differs."""
+
+    def clone(layer: Any) -> Any:
+        if not isinstance(layer, keras.Layer):  # an operation without weights
+            return layer
+        if ending == ".tflite" and _tiles(layer):
+            average = isinstance(layer, layers.AveragePooling3D)
+            return _Pooling3D(layer.pool_size, average, name=layer.name)
+        copy = type(layer).from_config(_in_float32(layer.get_config()))
+        if ending == ".onnx" and getattr(copy, "activation", None) is keras.activations.gelu:
+            copy.activation = _gelu
+        return copy
+
+    differs = any(
+        layer.compute_dtype != "float32"
+        or (ending == ".tflite" and _tiles(layer))
+        or (ending == ".onnx" and getattr(layer, "activation", None) is keras.activations.gelu)
+        for layer in _layers_of(network)
+    )
+    if not differs or not getattr(network, "outputs", None):  # subclassed: written as it is
+        return network
+    graph = keras.Model(network.inputs, network.outputs[0])  # never compiled
+    twin = keras.models.clone_model(graph, clone_function=clone, recursive=True)
+    twin.set_weights(network.get_weights())
+    return twin
+
+
+def _layers_of(network: Any) -> Iterator[keras.Layer]:
+    """All layers, those of networks within the network, too."""
+    for layer in network.layers:
+        yield layer
+        yield from _layers_of(layer) if hasattr(layer, "layers") else ()
+
+
+def _in_float32(config: Any) -> Any:
+    """A layer's settings without another precision than float32."""
+    if isinstance(config, dict):
+        if config.get("class_name") == "DTypePolicy":
+            return {**config, "config": {**config["config"], "name": "float32"}}
+        return {
+            key: "float32" if key == "dtype" and isinstance(item, str) else _in_float32(item)
+            for key, item in config.items()
+        }
+    return [_in_float32(item) for item in config] if isinstance(config, list) else config
+
+
+def _gelu(x: Any) -> Any:
+    """As `keras.activations.gelu`, by erf, which ONNX has; TensorFlow's erfc it has not."""
+    return 0.5 * x * (1.0 + ops.erf(x / math.sqrt(2.0)))
+
+
+def _tiles(layer: Any) -> bool:
+    """Whether a layer pools 3-D windows that do not overlap; LiteRT has no 3-D pooling."""
+    return (
+        isinstance(layer, layers.MaxPooling3D | layers.AveragePooling3D)
+        and layer.pool_size == layer.strides
+        and layer.padding == "valid"
+        and layer.data_format == "channels_last"
+    )
+
+
+class _Pooling3D(layers.Layer):
+    """Every so many voxels are taken, from each start; their largest or their mean is kept."""
+
+    def __init__(self, sizes: Sequence[int], average: bool, name: str) -> None:
+        super().__init__(name=name)
+        self.sizes, self.average = tuple(sizes), average
+
+    def call(self, x: Any) -> Any:
+        spaces = zip(x.shape[1:4], self.sizes, strict=True)
+        ends = [None if have is None else have // size * size for have, size in spaces]
+        parts = [
+            x[:, d : ends[0] : strides[0], h : ends[1] : strides[1], w : ends[2] : strides[2]]
+            for strides in [self.sizes]
+            for d, h, w in product(*map(range, self.sizes))
+        ]
+        total = parts[0]
+        for part in parts[1:]:
+            total = total + part if self.average else ops.maximum(total, part)
+        return total / len(parts) if self.average else total
+
+
+def _compare(
+    network: keras.Model,
+    path: Path,
+    shape: list[int | None],
+    precision: str,
+    calibration: np.ndarray | None,
+) -> None:
+    """Run the file once, and raise if it does not say what the network says."""
+    size = shape[0] or 2
+    if calibration is None:
+        space = [size, *(edge or 1 for edge in shape[1:])]
+        images = np.random.default_rng(0).normal(size=space).astype(np.float32)
+    else:
+        images = np.asarray(calibration[:size], np.float32)
+        images = _filled(images, size)
+    expected = np.asarray(ops.convert_to_numpy(network.predict_on_batch(images)), np.float32)
+    found = _session(path, 1)(images)
+    if found.shape != expected.shape:
+        raise ValueError(f"its logits have the shape {found.shape}, the network's {expected.shape}")
+    apart = np.abs(found - expected) / max(1.0, float(np.ptp(expected)))
+    half = any(layer.compute_dtype != "float32" for layer in _layers_of(network))
+    most = max(_APART[precision], _APART["float16"] if half else 0.0)
+    told = apart.mean() if precision == "int8" else apart.max()
+    if not told <= most:  # NaN, too
+        raise ValueError(
+            f"run on random images, its logits are {told:.2g} of their range from the network's, "
+            f"and {most:g} is the most for {precision}"
+        )
+
+
+@contextmanager
+def _in_words(network: keras.Model, path: Path) -> Iterator[None]:
+    """What converters and runtimes raise, as one sentence with the way out."""
+    try:
+        yield
+    except ImportError:
+        raise
+    except Exception as error:
+        lines = str(error).strip().splitlines() or [type(error).__name__]
+        missing = re.search(r"Flex(\w+)|No Op registered for (\w+)", str(error))
+        kind, other = ("ONNX", "LiteRT") if path.suffix == ".onnx" else ("LiteRT", "ONNX")
+        reason = f"{kind} has no {missing[1] or missing[2]}" if missing else lines[0][:300]
+        raise ValueError(
+            f"{network.name} cannot be written as {path.name}: {reason.rstrip('.')}. Build it of "
+            f"other layers, or try {other}."
+        ) from error
+
+
+def _session(path: Path, threads: int) -> Callable[[np.ndarray], np.ndarray]:
+    return (_onnx_session if path.suffix == ".onnx" else _litert_session)(path, threads)
 
 
 def _write_onnx(network: keras.Model, path: Path, shape: list[int | None]) -> None:

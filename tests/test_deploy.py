@@ -1,5 +1,7 @@
 """The exported network says what the Keras network says."""
 
+import importlib
+
 import keras
 import numpy as np
 import pytest
@@ -86,12 +88,74 @@ def test_an_exported_network_can_be_evaluated(student, tmp_path):
 
 def test_a_3d_network_and_open_sizes(tmp_path):
     network = kdcore.unet((None, None, None, 1), 2, filters=2, depth=1)
-    with pytest.raises(ValueError, match="Pass space="):
+    with pytest.raises(ValueError, match=r"Pass space=\(depth, height, width\)"):
         kdcore.export(network, tmp_path / "a.onnx")
     path = kdcore.export(network, tmp_path / "a.onnx", space=(8, 8, 6))
     image = np.random.default_rng(0).random((2, 8, 8, 6, 1)).astype(np.float32)
     logits = load_exported(path).predict_on_batch(image)
     np.testing.assert_allclose(logits, network.predict_on_batch(image), atol=1e-4)
+
+
+def test_a_3d_network_as_litert_though_it_has_no_3d_pooling(tmp_path):
+    network = kdcore.unet((8, 8, 6, 1), 2, filters=2, depth=1)
+    image = np.random.default_rng(0).normal(size=(3, 8, 8, 6, 1)).astype(np.float32)
+    expected = network.predict_on_batch(image)
+    for name, how, most in (
+        ("a", {}, 1e-4),
+        ("b", {"precision": "float16", "batch_size": 1}, 1e-2),
+        ("c", {"precision": "int8", "calibration": image}, 0.5),
+    ):
+        path = kdcore.export(network, tmp_path / f"{name}.tflite", **how)
+        np.testing.assert_allclose(load_exported(path).predict_on_batch(image), expected, atol=most)
+
+
+def layered(*between, policy="float32"):
+    """A network of these layers, with a float32 or float16 head."""
+    inputs = keras.Input((8, 8, 1))
+    x = keras.layers.Conv2D(4, 3, padding="same", dtype=policy)(inputs)
+    for layer in between:
+        x = layer(x)
+    return keras.Model(inputs, keras.layers.Conv2D(2, 1, dtype=policy)(x), name="mine")
+
+
+@pytest.mark.parametrize("ending", ["onnx", "tflite"])
+def test_mixed_precision_is_written_in_float32(tmp_path, ending):
+    within = keras.Sequential([keras.Input((8, 8, 4)), keras.layers.ReLU(dtype="mixed_float16")])
+    network = layered(keras.layers.BatchNormalization(), within, policy="mixed_float16")
+    image = np.random.default_rng(0).normal(size=(2, 8, 8, 1)).astype(np.float32)
+    exported = load_exported(kdcore.export(network, tmp_path / f"a.{ending}"))
+    logits = exported.predict_on_batch(image)
+    assert logits.dtype == np.float32
+    np.testing.assert_allclose(logits, network.predict_on_batch(image), atol=1e-2)
+    assert network.layers[1].compute_dtype == "float16"  # which stays as it was
+
+
+def test_gelu_as_onnx(tmp_path):
+    network = layered(keras.layers.Activation("gelu"))
+    image = np.random.default_rng(0).normal(size=(2, 8, 8, 1)).astype(np.float32)
+    logits = load_exported(kdcore.export(network, tmp_path / "a.onnx")).predict_on_batch(image)
+    np.testing.assert_allclose(logits, network.predict_on_batch(image), atol=1e-5)
+
+
+def test_what_a_format_lacks_is_named(tmp_path):
+    gelu = keras.layers.Lambda(keras.ops.gelu, arguments={"approximate": False})
+    with pytest.raises(ValueError, match=r"mine cannot be written as a.onnx: ONNX has no Erfc\."):
+        kdcore.export(layered(gelu), tmp_path / "a.onnx")
+    assert not list(tmp_path.iterdir())
+
+
+def test_a_file_that_says_something_else_is_not_written(student, tmp_path, monkeypatch):
+    module = importlib.import_module("kdcore.export")  # the package's name for it is a function
+    write = module._write_onnx
+
+    def of_other_weights(network, path, shape):
+        other = keras.models.clone_model(network)
+        write(other, path, shape)
+
+    monkeypatch.setattr(module, "_write_onnx", of_other_weights)
+    with pytest.raises(ValueError, match=r"its logits are .* of their range from the network's"):
+        kdcore.export(student, tmp_path / "a.onnx")
+    assert not list(tmp_path.iterdir())
 
 
 @pytest.mark.parametrize(
