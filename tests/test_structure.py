@@ -13,10 +13,14 @@ MODULES = {
     for path in sorted((ROOT / "kdcore").rglob("*.py"))
 }
 FLOORS = ("helper", "data", "core", "evaluation", "study")
+COMMANDS = ("distil",)
+"""On top, beside the studies: nobody imports them."""
 
 
 def floor(module: str) -> str:
     wing = module.split(".")[1] if "." in module else ""
+    if wing in COMMANDS:
+        return "study"
     return "helper" if wing.startswith("_") else wing if wing in FLOORS else "core"
 
 
