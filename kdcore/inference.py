@@ -195,7 +195,7 @@ def _run(network: keras.Model, items: np.ndarray) -> np.ndarray:
             logits = network.predict_on_batch(filled)
         except Exception as error:  # of each backend's own kind
             if not re.search(
-                "exhausted|out of memory|OOM", f"{type(error).__name__} {error}", re.I
+                r"exhausted|out of memory|\bOOM\b", f"{type(error).__name__} {error}", re.I
             ):
                 raise
             raise MemoryError(
