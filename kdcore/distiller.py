@@ -22,6 +22,8 @@ from kdcore.losses import (
     Tensor,
     check_labels,
     check_temperature,
+    cross_entropy,
+    dice_cross_entropy,
     expand_weight,
     labelled_voxels,
     mean_teacher_logits,
@@ -130,6 +132,11 @@ class Distiller(keras.Model):
     def compile(self, optimizer: Any = "adam", loss: Any = None, **kwargs: Any) -> None:
         """As in Keras; `loss` is the hard loss, by default `DiceCrossEntropy()`."""
         loss = DiceCrossEntropy() if loss is None else loss
+        if loss in (cross_entropy, dice_cross_entropy):  # Keras would drop the weights of −1
+            raise ValueError(
+                f"{loss.__name__} is a function of arrays. For compile pass "
+                "kdcore.DiceCrossEntropy(); with dice_weight=0 it is the cross-entropy."
+            )
         super().compile(optimizer=optimizer, loss=loss, **kwargs)
         # Variables that TensorFlow makes while it traces cost it seconds.
         if self.built and self.optimizer is not None:

@@ -600,6 +600,13 @@ def test_soft_targets_of_tf_data_are_noticed(data, log_p):
 # --- saving -----------------------------------------------------------------------------
 
 
+@pytest.mark.parametrize("loss", [kdcore.cross_entropy, kdcore.dice_cross_entropy])
+def test_a_loss_that_would_count_voxels_without_a_label_is_refused(loss):
+    """Keras gives a function no weights, so −1 would count as background."""
+    with pytest.raises(ValueError, match=r"function of arrays.*DiceCrossEntropy\(\)"):
+        kdcore.Distiller(build()).compile("adam", loss=loss)
+
+
 def test_compile_builds_the_optimizer_for_the_student_alone():
     student, teacher = (kdcore.unet((16, 16, 1), 3, filters=2, depth=1) for _ in range(2))
     distiller = kdcore.Distiller(student, teacher)
