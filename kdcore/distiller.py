@@ -132,11 +132,11 @@ class Distiller(keras.Model):
     def compile(self, optimizer: Any = "adam", loss: Any = None, **kwargs: Any) -> None:
         """As in Keras; `loss` is the hard loss, by default `DiceCrossEntropy()`."""
         loss = DiceCrossEntropy() if loss is None else loss
-        if loss in (cross_entropy, dice_cross_entropy):  # Keras would drop the weights of −1
-            raise ValueError(
-                f"{loss.__name__} is a function of arrays. For compile pass "
-                "kdcore.DiceCrossEntropy(); with dice_weight=0 it is the cross-entropy."
-            )
+        # Keras gives a function no weights, so that voxels of −1 would count as background.
+        if loss is cross_entropy:
+            loss = DiceCrossEntropy(dice_weight=0.0)
+        elif loss is dice_cross_entropy:
+            loss = DiceCrossEntropy()
         super().compile(optimizer=optimizer, loss=loss, **kwargs)
         # Variables that TensorFlow makes while it traces cost it seconds.
         if self.built and self.optimizer is not None:
