@@ -504,12 +504,12 @@ def test_what_the_teacher_does_not_know_is_learned_from_labels(tmp_path):
     def lesion(soft_targets, **kwargs):
         keras.utils.set_random_seed(0)
         inputs = keras.Input((16, 16, 1))
-        hidden = keras.layers.Conv2D(8, 1, activation="relu")(inputs)
+        hidden = keras.layers.Conv2D(32, 1, activation="relu")(inputs)
         student = keras.Model(inputs, keras.layers.Conv2D(3, 1)(hidden))
         distiller = kdcore.Distiller(student, alpha=0.9, **kwargs)
         distiller.compile(keras.optimizers.Adam(0.05))
         batches = kdcore.Batches(cases, (16, 16), 8, soft_targets=soft_targets, num_batches=30)
-        distiller.fit(batches, epochs=2, verbose=0)
+        distiller.fit(batches, epochs=5, verbose=0)
         scores = kdcore.evaluate(student, cases)
         return min(entry["2"]["dice"] for entry in scores.values())
 
@@ -573,11 +573,12 @@ def test_soft_targets_that_are_no_log_probabilities_are_noticed(data, log_p):
     x, y = data
     log_p = log_p.astype("float32")
     for soft in (np.exp(log_p), log_p + 3):  # probabilities, logits
-        with pytest.raises(ValueError, match="After the first step, soft_loss is NaN"):
+        # Where every step is run by itself the values themselves are seen.
+        with pytest.raises(ValueError, match="the first step, soft_loss is NaN|these are probabil"):
             compiled(kdcore.Distiller(build())).fit(
                 Blind(x, {"mask": y, "soft_targets": soft}), verbose=0
             )
-    with pytest.raises(ValueError, match="After the first step, hard_loss is NaN"):
+    with pytest.raises(ValueError, match="the first step, hard_loss is NaN|labels from 7 to 9"):
         compiled(kdcore.Distiller(build(), alpha=0.0)).fit(Blind(x, y + 7), verbose=0)
     seen = []
     watch = keras.callbacks.LambdaCallback(on_epoch_end=lambda epoch, logs: seen.append(epoch))
