@@ -66,6 +66,7 @@ class Experiment:
         self.seed, self.fold = seed, fold
         self.root = Path(root) / name
         self.task = TASKS[config.task]
+        self._resized: dict[str, Case] = {}
 
     @cached_property
     def cases(self) -> list[Case]:
@@ -89,11 +90,13 @@ class Experiment:
             labelled_seed=self.seed,
         )
 
-    @cached_property
-    def _seen(self) -> list[Case]:
-        """The cases as the networks see them."""
-        shape = self.task.slice_shape
-        return self.cases if shape is None else [resize(case, shape) for case in self.cases]
+    def _seen(self, case: Case) -> Case:
+        """A case as the networks see it; resized once for all seeds, when it is needed."""
+        if self.task.slice_shape is None:
+            return case
+        if case.case_id not in self._resized:
+            self._resized[case.case_id] = resize(case, self.task.slice_shape)
+        return self._resized[case.case_id]
 
     def with_seed(
         self, seed: int, num_labelled: int | None = None, fold: int | None = None
@@ -102,13 +105,16 @@ class Experiment:
         config = replace(self.config, num_labelled=num_labelled or self.config.num_labelled)
         fold = self.fold if fold is None else fold
         other = Experiment(config, self.name, self.root.parent, self.data_dir, seed, fold)
-        # Looked at here, so that they are read, resized and digested once for all seeds.
-        other.cases, other.data_digest, other._seen = self.cases, self.data_digest, self._seen
+        # Looked at here, so that they are read and digested once for all seeds.
+        other.cases, other.data_digest = self.cases, self.data_digest
+        other._resized = self._resized
         return other
 
     def take(self, part: str, arm: str | None = None) -> list[Case]:
         """The cases of one part of the split as `arm` sees them: resized, with its sequences."""
-        return self._select(self.split.take(self._seen, part), arm)
+        wanted = set(getattr(self.split, part))
+        seen = [self._seen(case) for case in self.cases if case.case_id in wanted]
+        return self._select(self.split.take(seen, part), arm)
 
     def training(self, arm: str) -> Training:
         """The arm's settings."""
