@@ -16,6 +16,7 @@ import keras
 from settings import from_command_line
 
 import kdcore
+from kdcore.evaluation import absent_labels
 
 settings = from_command_line()
 cases = settings.read_cases()
@@ -72,14 +73,16 @@ teacher = kdcore.fit(teacher, batches, size.epochs, folder=settings.folder / "te
 # ## Evaluation
 #
 # `evaluate` puts the slices of each scan back together and measures in 3-D. An average over
-# slices would reward slices in which there is nothing to find. These are *validation* scans:
-# test scans are looked at once, in example 5.
+# slices would reward slices in which there is nothing to find. A scan without a structure has no
+# Dice for it and is left out of that mean. These are *validation* scans: test scans are looked at
+# once, in example 5.
 
 # %%
 validation = [case.select(size.sequences) for case in split.take(cases, "validation")]
 scores = kdcore.evaluate(teacher, validation, split=split, part="validation")
+absent = absent_labels(validation, settings.labels)
 print(f"{teacher.count_params():,} parameters")
-print(f"mean Dice over {len(scores)} validation scans: {kdcore.mean_dice(scores):.3f}")
+print(f"mean Dice over {len(scores)} validation scans: {kdcore.mean_dice(scores, absent):.3f}")
 print(f"teacher: {settings.folder / 'teacher' / 'network.keras'}")
 
 # %% [markdown]

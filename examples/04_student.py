@@ -23,7 +23,7 @@ import pandas as pd
 from settings import from_command_line
 
 import kdcore
-from kdcore.evaluation import figures
+from kdcore.evaluation import absent_labels, figures
 
 settings = from_command_line()
 cases = settings.read_cases()
@@ -138,8 +138,9 @@ plt.show()
 
 # %%
 scores = kdcore.evaluate(student, validation, split=split, part="validation")
+absent = absent_labels(validation, settings.labels)
 print(f"{student.count_params():,} parameters")
-print(f"mean Dice over {len(scores)} validation scans: {kdcore.mean_dice(scores):.3f}")
+print(f"mean Dice over {len(scores)} validation scans: {kdcore.mean_dice(scores, absent):.3f}")
 print(f"student: {folder / 'network.keras'}")
 
 # %% [markdown]

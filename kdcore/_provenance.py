@@ -62,19 +62,24 @@ def accelerators() -> list[str]:
 
 def _commit() -> str | None:
     """Commit of the checkout kdcore runs from, with `+changes` if files differ from it."""
-    folder = Path(__file__).resolve().parent
-    if not (folder.parent / ".git").exists() or shutil.which("git") is None:
-        return None
+    changed = _git("status", "--porcelain", "--untracked-files=no", "--", "kdcore")
+    commit = _git("rev-parse", "HEAD")
+    return commit and commit + ("+changes" if changed else "")
 
-    def git(*arguments: str) -> str:
-        command = ["git", "-C", str(folder.parent), *arguments]
-        return subprocess.run(command, capture_output=True, text=True, check=True).stdout.strip()
 
-    try:
-        changed = git("status", "--porcelain", "--untracked-files=no", "--", "kdcore")
-        return git("rev-parse", "HEAD") + ("+changes" if changed else "")
-    except subprocess.CalledProcessError:
+def stands_on(tag: str) -> bool:
+    """Whether the commit with this tag is in the history of the checkout kdcore runs from."""
+    return _git("merge-base", "--is-ancestor", tag, "HEAD") is not None
+
+
+def _git(*arguments: str) -> str | None:
+    """What git says of the checkout kdcore runs from; None if it fails or there is no checkout."""
+    folder = Path(__file__).resolve().parents[1]
+    if not (folder / ".git").exists() or shutil.which("git") is None:
         return None
+    command = ["git", "-C", str(folder), *arguments]
+    done = subprocess.run(command, capture_output=True, text=True, check=False)
+    return done.stdout.strip() if done.returncode == 0 else None
 
 
 _VALUES = (int, float, complex, str, bytes, bool, type(None))

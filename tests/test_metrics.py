@@ -174,6 +174,17 @@ def test_undefined_dice_is_left_out_of_means():
     assert np.isnan(mean_dice({"y": {"1": {"dice": None}}}))
 
 
+def test_a_healthy_case_with_a_false_find_is_left_out_of_the_mean():
+    ill = {"1": {"dice": 0.4}, "2": {"dice": 0.8}}
+    false_find = {"1": {"dice": 0.0}, "2": {"dice": 0.6}}
+    scores = {"ill": ill, "healthy": false_find}
+    assert mean_dice(scores) == pytest.approx(0.45)  # of 0.6 and 0.3
+    assert mean_dice(scores, {"1": ["healthy"]}) == pytest.approx(0.6)  # of 0.6 and 0.6
+    assert mean_dice(scores, {"1": ["healthy"], "2": ["healthy"]}) == pytest.approx(
+        0.6
+    )  # ill alone
+
+
 def test_foreground_dice_metric(rng):
     mask, logits = rng.integers(0, 3, (4, 6, 6)), rng.normal(size=(4, 6, 6, 3))
     mask[0] = -1

@@ -3,6 +3,7 @@
 import json
 import shutil
 from dataclasses import replace
+from pathlib import Path
 
 import keras
 import numpy as np
@@ -11,6 +12,7 @@ from scipy import special
 
 import kdcore
 from kdcore._files import lock
+from kdcore._provenance import stands_on
 from kdcore.ensemble import ensemble, fit_temperature
 from kdcore.evaluation import read_results
 from kdcore.study import __main__ as study
@@ -160,6 +162,24 @@ def test_a_failing_worker_is_not_passed_over(tmp_path):
     options = ["--data", "hippocampus", "--tier", "smoke", "--data-dir", str(tmp_path / "none")]
     with pytest.raises(SystemExit, match="A worker failed"):
         study._start_workers([*options, "--runs", str(tmp_path)], 2)
+
+
+def test_no_test_case_is_scored_before_the_plan(monkeypatch):
+    monkeypatch.setattr(study, "stands_on", lambda tag: False)
+    options = ["--study", "cross-modal", "--data", "lgg"]
+    with pytest.raises(ValueError, match="the tag plan-lgg, .* git fetch --tags"):
+        study._check_plan("plan-lgg", study._parse(options))
+    for free in (["--unplanned"], ["--tier", "smoke"], ["--workers", "0"]):
+        study._check_plan("plan-lgg", study._parse(options + free))
+    monkeypatch.setattr(study, "stands_on", lambda tag: tag == "plan-lgg")
+    study._check_plan("plan-lgg", study._parse(options))
+
+
+def test_a_plan_is_a_commit_of_this_history():
+    assert not stands_on("no-such-tag")
+    if not (Path(config.__file__).parents[2] / ".git").exists():
+        pytest.skip("kdcore does not run from a checkout")
+    assert stands_on("HEAD")
 
 
 def test_published_plans_name_arms_that_exist():

@@ -350,23 +350,37 @@ def labels_of(entry: Mapping[str, object]) -> list[str]:
     return [key for key in entry if key.isdigit()]
 
 
-def case_dice(entry: Scores) -> float:
+def case_dice(entry: Scores, lacks: Iterable[str] = ()) -> float:
     """Mean Dice of a case over the labels where it is defined; NaN if nowhere."""
-    values = [entry[label]["dice"] for label in labels_of(entry)]
+    values = [entry[label]["dice"] for label in labels_of(entry) if label not in lacks]
     defined = [value for value in values if value is not None and np.isfinite(value)]
     return float(np.mean(defined)) if defined else float("nan")
 
 
-def mean_dice(results: dict[str, Scores]) -> float:
+def mean_dice(
+    results: dict[str, Scores], absent: Mapping[str, Iterable[str]] | None = None
+) -> float:
     """Mean over cases of the mean foreground Dice; NaN if it is defined for none.
+
+    Args:
+        results: What `evaluate` returned.
+        absent: Cases whose reference lacks a label, from `absent_labels`; they are left out of that
+            label's mean. Without it a healthy case counts 0 if one voxel is found in it, and
+            nothing otherwise, so that networks are averaged over different cases.
 
     Examples:
         >>> import kdcore
-        >>> scores = {"a": {"1": {"dice": 0.5}, "2": {"dice": 0.7}}, "b": {"1": {"dice": 0.8}}}
+        >>> scores = {"a": {"1": {"dice": 0.5}, "2": {"dice": 0.7}}, "b": {"1": {"dice": 0.0}}}
         >>> round(kdcore.mean_dice(scores), 3)
-        0.7
+        0.3
+        >>> round(kdcore.mean_dice(scores, absent={"1": ["b"]}), 3)
+        0.6
     """
-    values = [case_dice(entry) for entry in results.values()]
+    lacking = {label: set(cases) for label, cases in (absent or {}).items()}
+    values = [
+        case_dice(entry, [label for label, cases in lacking.items() if case_id in cases])
+        for case_id, entry in results.items()
+    ]
     defined = [value for value in values if np.isfinite(value)]
     return float(np.mean(defined)) if defined else float("nan")
 

@@ -18,6 +18,7 @@ from contextlib import contextmanager
 from dataclasses import replace
 from pathlib import Path
 
+from kdcore._provenance import stands_on
 from kdcore.evaluation import tables
 from kdcore.evaluation.scores import write_results
 from kdcore.study import results
@@ -37,6 +38,7 @@ def main(arguments: list[str] | None = None) -> int:
         stages = list(_stages(options))
         jobs = list({job.name: job for _, jobs in stages for job in jobs}.values())
         _check(jobs, options.out)
+        _check_plan(stages[0][0].task.plan, options)
     if options.workers == 1:
         work(jobs, RUNS_A_PROCESS)
     if options.workers and not options.quiet:
@@ -64,6 +66,17 @@ def _check(jobs: Iterable[Job], out: str | None) -> None:
             job.record()
     if out:
         Path(out).mkdir(parents=True, exist_ok=True)
+
+
+def _check_plan(plan: str, options: argparse.Namespace) -> None:
+    """A test case is scored after the plan that says what is asked of it, or knowingly without."""
+    free = options.unplanned or options.tier == "smoke" or not options.workers
+    if plan and not free and not stands_on(plan):
+        raise ValueError(
+            f"The test cases of these data are scored after the plan of their study, the tag "
+            f"{plan}, and it is not in the history of this kdcore. In a clone: git fetch --tags. "
+            "--unplanned runs all the same, to try something; publish nothing of it."
+        )
 
 
 def _add_up(stages: Sequence[tuple[Experiment, list[Job]]], out: str | None) -> None:
@@ -121,6 +134,9 @@ def _parse(arguments: Sequence[str]) -> argparse.Namespace:
         type=int,
         default=1,
         help="processes at once, a thread each; 0 trains nothing and adds up what is finished",
+    )
+    parser.add_argument(
+        "--unplanned", action="store_true", help="score test cases before the study's plan"
     )
     parser.add_argument("--quiet", action="store_true", help="print and write no tables")
     return parser.parse_args(arguments)

@@ -20,7 +20,14 @@ from kdcore.data.grid import resize
 from kdcore.data.splits import Split, split_cases
 from kdcore.distiller import Distiller
 from kdcore.ensemble import ensemble, fit_temperature
-from kdcore.evaluation.metrics import agreement, evaluate, evaluate_with_calibration, mean_dice
+from kdcore.evaluation.metrics import (
+    absent_labels,
+    agreement,
+    evaluate,
+    evaluate_with_calibration,
+    mean_dice,
+)
+from kdcore.evaluation.scores import false_finds, table_of
 from kdcore.losses import (
     DiceCrossEntropy,
     channel_wise_loss,
@@ -239,7 +246,15 @@ class Experiment:
         if members:
             digests = {name: one.result["model_digest"] for name, one in members.items()}
             extra["member_digests"] = digests
-        run.finish(scores, calibration=beliefs, validation_dice=mean_dice(chosen_on), **extra)
+        absent = absent_labels(validation, self.task.labels, self.task.regions)
+        extra["validation_dice"] = mean_dice(chosen_on, absent)
+        table = table_of(chosen_on, arm=run.arm)
+        extra["validation_false_finds"] = {
+            label: false_finds(table, absent, run.arm, label)
+            for label, lack in absent.items()
+            if lack
+        }
+        run.finish(scores, calibration=beliefs, **extra)
         return run
 
     def _select(self, cases: list[Case], arm: str | None) -> list[Case]:

@@ -28,11 +28,12 @@ Record = Mapping[str, Any]
 """What is kept of a finished run."""
 _KEPT = (
     "arm", "seed", "per_case", "calibration", "agreement", "training_seconds", "validation_dice",
-    "model_digest", "teacher_digest", "member_digests", "history", "hardware", "backend",
-    "versions", "commit",
+    "validation_false_finds", "model_digest", "teacher_digest", "member_digests", "history",
+    "hardware", "backend", "versions", "commit",
 )  # fmt: skip
 _OF_A_RUN = (
-    "training_seconds", "validation_dice", "model_digest", "hardware", "backend", "commit",
+    "training_seconds", "validation_dice", "validation_false_finds", "model_digest", "hardware",
+    "backend", "commit",
 )  # fmt: skip
 _OF_OTHERS = ("teacher_digest", "member_digests")
 

@@ -37,6 +37,7 @@ class Task:
             the scans' own voxels all the same. None leaves them as they are.
         split: `(cases, num_labelled)` -> the published split; None draws one.
         groups, stratify: As for `split_cases`.
+        plan: Tag of the commit that holds the plan of its study; before it no test case is scored.
     """
 
     name: str
@@ -52,6 +53,7 @@ class Task:
     split: Callable[[Sequence[Case], int], Split] | None = None
     groups: Callable[[Case | str], str] | None = None
     stratify: Rule | None = None
+    plan: str = ""
 
     @property
     def num_classes(self) -> int:
@@ -157,6 +159,7 @@ TASKS = {
         slice_shape=(128, 128),
         split=acdc.acdc_split,
         groups=acdc.acdc_patient,
+        plan="plan-acdc",
     ),
     "lgg": Task(
         name="lower-grade gliomas (Buda et al.)",
@@ -171,6 +174,7 @@ TASKS = {
         note="Networks see slices of 128 × 128. Voxels of unknown size.",
         slice_shape=(128, 128),
         stratify=lgg.lgg_site,
+        plan="plan-lgg",
     ),
 }
 
