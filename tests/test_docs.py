@@ -4,6 +4,7 @@ import json
 import re
 from pathlib import Path
 
+import numpy as np
 import pytest
 
 import kdcore
@@ -59,6 +60,22 @@ def test_results_are_strict_json_without_paths(path):
     text = path.read_text()
     json.loads(text, parse_constant=refuse)
     assert not re.search(r"/(home|root|tmp|work|Users)/", text)
+
+
+def test_the_lines_on_the_page_compute_the_headline_numbers(monkeypatch):
+    monkeypatch.chdir(ROOT)
+    page = (ROOT / "docs" / "results" / "index.md").read_text("utf-8")
+    lines = {}
+    exec(re.search(r"```python\n(.*?)print\(", page, re.DOTALL)[1], lines)
+    for name in ("tutorial-simulated-quick-8-labels", "benchmark-acdc-quick-7-labels"):
+        rows = json.loads((ROOT / "docs" / "results" / f"{name}.json").read_text())["comparisons"]
+        arms = ("student", "baseline", "mean")
+        [row] = [row for row in rows if (row["a"], row["b"], row["label"]) == arms]
+        points, interval = lines["gain"](name)
+        assert points == pytest.approx(100 * row["difference"], abs=1e-9)
+        # Drawn anew, and fewer times.
+        published = 100 * np.array(row["interval_seeds"])
+        assert interval == pytest.approx(published, abs=0.1 * np.ptp(published))
 
 
 def test_the_published_main_job():
