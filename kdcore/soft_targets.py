@@ -3,8 +3,9 @@
 Whoever makes the probabilities is a teacher: a network, several, a 3-D one for a 2-D
 student, one that saw other sequences, an nnU-Net outside Keras. A folder holds
 
-    manifest.json      digest of the teacher, normalization, number of classes
-    <case_id>.npy      (D, H, W, C) float16 log-probabilities
+    manifest.json      digest of the teacher, normalization, number of classes, names of regions
+    <case_id>.npy      (D, H, W, C) float16 log-probabilities; of regions, which may overlap,
+                       logits log p/(1 - p)
     <case_id>.json     digests of each sequence that was labelled, of the array, and of the
                        teacher's own file for the case, if it has one
 
@@ -20,6 +21,7 @@ from typing import Any
 
 import keras
 import numpy as np
+from scipy import special
 from tqdm import tqdm
 
 from kdcore._files import digest, file_digest, open_array, read_sealed, replacing, write_json
@@ -34,6 +36,7 @@ Teacher = Any
 
 FORMAT = 2
 _LEAST_PROBABILITY = 1e-30
+_LEAST_OF_A_REGION = 1e-7
 _SAME_PROBABILITY = 0.01  # float16 rounds by 0.0002, a GPU may by a little more
 
 
@@ -45,8 +48,9 @@ class SoftTargets:
     """Read access to a folder of soft targets; make one with `write` or `open`.
 
     `soft_targets[case_id]` is a read-only memory-mapped `(D, H, W, C)` float16 array of
-    log-probabilities. Its digest is checked the first time it is asked for, and again when
-    the file changed.
+    log-probabilities; where the cases have `regions` it is `(D, H, W, R)`, logits of each region
+    on its own. `probabilities(case_id)` is the same as probabilities. Its digest is checked the
+    first time it is asked for, and again when the file changed.
 
     Examples:
         >>> import kdcore
@@ -221,10 +225,23 @@ class SoftTargets:
     def __len__(self) -> int:
         return sum(1 for _ in self)
 
+    def probabilities(self, case_id: str) -> np.ndarray:
+        """`(D, H, W, C)` float32 that sum to 1, or of each region on its own."""
+        stored = self[case_id].astype(np.float32)
+        if self.regions is not None:
+            return np.asarray(special.expit(stored))
+        return np.asarray(special.softmax(stored, axis=-1))
+
     @property
     def num_classes(self) -> int:
         """Channels of the arrays; a Bernoulli teacher gives 2."""
         return int(self.manifest["num_classes"])
+
+    @property
+    def regions(self) -> tuple[str, ...] | None:
+        """Names of the regions that may overlap, or None where each voxel has one class."""
+        names = self.manifest.get("regions")
+        return None if names is None else tuple(names)
 
     @property
     def known_classes(self) -> tuple[int, ...]:
@@ -273,7 +290,7 @@ class SoftTargets:
                 if not (self.folder / f"{case.case_id}.npy").is_file():
                     continue
                 answer = teacher_probabilities(teacher, case, normalization, window)
-                stored = np.exp(self[case.case_id].astype(np.float32))
+                stored = self.probabilities(case.case_id)
                 same = answer.shape == stored.shape
                 if not (same and np.allclose(answer, stored, rtol=0, atol=_SAME_PROBABILITY)):
                     raise SoftTargetsError(
@@ -353,15 +370,19 @@ def _write_case(
     probabilities = teacher_probabilities(teacher, case, normalization, window)
     num_classes = probabilities.shape[-1]
     made_of["classes"] = np.flatnonzero(probabilities.reshape(-1, num_classes).any(axis=0))
-    manifest = {**header, "num_classes": num_classes}
+    regions = None if case.regions is None else list(case.regions)
+    manifest = {**header, "num_classes": num_classes, "regions": regions}
     if (folder / "manifest.json").exists():
         _compare_header(folder, read_sealed(folder / "manifest.json", SoftTargetsError), manifest)
     else:
         known = {key: value for key, value in manifest.items() if value is not None}
         write_json(folder / "manifest.json", known, sealed=True)
-    log_p = np.log(np.maximum(probabilities, _LEAST_PROBABILITY)).astype(np.float16, order="C")
+    if regions is None:
+        stored = np.log(np.maximum(probabilities, _LEAST_PROBABILITY))
+    else:
+        stored = special.logit(np.clip(probabilities, _LEAST_OF_A_REGION, 1 - _LEAST_OF_A_REGION))
     with replacing(path) as temporary:
-        np.save(temporary, log_p, allow_pickle=False)
+        np.save(temporary, stored.astype(np.float16, order="C"), allow_pickle=False)
     write_json(record_path, {**made_of, "array": file_digest(path)}, sealed=True)
     forget(case.image)
 
@@ -446,7 +467,13 @@ def _checked(probabilities: np.ndarray, case: Case) -> np.ndarray:
             f"{case.case_id}: the teacher gave shape {probabilities.shape}. Expected "
             f"{(*expected, 'classes')}."
         )
-    if probabilities.shape[-1] == 1:
+    regions = case.regions
+    if regions is not None and probabilities.shape[-1] != len(regions):
+        raise ValueError(
+            f"{case.case_id}: the teacher gave {probabilities.shape[-1]} channels. Expected one "
+            f"for each of the regions {regions}."
+        )
+    if regions is None and probabilities.shape[-1] == 1:
         probabilities = np.concatenate([1 - probabilities, probabilities], axis=-1)
     low, high = float(probabilities.min()), float(probabilities.max())
     if not (np.isfinite([low, high]).all() and low >= -1e-3 and high <= 1 + 1e-3):
@@ -454,11 +481,14 @@ def _checked(probabilities: np.ndarray, case: Case) -> np.ndarray:
             f"{case.case_id}: the teacher's values run from {low:.3g} to {high:.3g}; "
             f"probabilities lie in [0, 1]. {_way_out(probabilities)}"
         )
+    if regions is not None:
+        return np.clip(probabilities, 0, 1)
     total = probabilities.sum(axis=-1, keepdims=True)
     if not np.allclose(total, 1, atol=1e-2):
         raise ValueError(
             f"{case.case_id}: the teacher's probabilities sum to {total.min():.3g} … "
-            f"{total.max():.3g} over classes; expected 1."
+            f"{total.max():.3g} over classes; expected 1. If its channels are regions that may "
+            "overlap, say so: kdcore.data.to_regions(case, {name: labels})."
         )
     return probabilities / total
 

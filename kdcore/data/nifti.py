@@ -194,6 +194,12 @@ def _read_mask(
     voxels, _, mask_affine = read_nifti(path)
     if voxels.ndim > 3 and set(voxels.shape[3:]) == {1}:
         voxels = voxels.reshape(voxels.shape[:3])
+    if voxels.ndim == 4 and voxels.shape[:3] == shape:
+        raise ValueError(
+            f"{path} has shape {voxels.shape}, but a mask has one label a voxel. If its "
+            f"{voxels.shape[3]} volumes are regions that may overlap, read the image alone, and "
+            "dataclasses.replace(case, mask=volumes, regions=names)."
+        )
     check_grid(path, (voxels.shape, mask_affine), image_path, (shape, affine))
     mask = integer_mask(voxels, path)
     unknown = set(np.unique(mask).tolist()) - labels if labels else set()
