@@ -78,9 +78,15 @@ def open_array(path: str | Path) -> np.ndarray:
     try:
         return _map(path)
     except OSError as error:
-        if error.errno != errno.EMFILE or not _allow_more_files():
+        if error.errno != errno.EMFILE:
             raise
+    if _allow_more_files():
         return _map(path)
+    raise OSError(
+        errno.EMFILE,
+        f"{path} cannot be opened: each memory-mapped file keeps one open, and the system allows "
+        "no more. Allow more (`ulimit -n`), or pass fewer cases at a time",
+    )
 
 
 def _map(path: str | Path) -> np.ndarray:

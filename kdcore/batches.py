@@ -9,7 +9,7 @@ import numpy as np
 
 from kdcore._files import digest
 from kdcore.augmentation import Augmentation
-from kdcore.data.cases import Case, forget
+from kdcore.data.cases import Case, forget, labels_in
 from kdcore.losses import IGNORE
 from kdcore.normalization import Normalization, describe_normalization, prepare
 from kdcore.soft_targets import SoftTargets, SoftTargetsError
@@ -358,7 +358,7 @@ def _labels_of(cases: Sequence[Case]) -> tuple[tuple[int, ...], str]:
     where: dict[int, str] = {}
     for case in cases:
         if case.mask is not None:
-            found = set(np.unique(case.mask).tolist()) - {IGNORE}
+            found = set(labels_in(case.mask)) - {IGNORE}
             where |= dict.fromkeys(found - labels, case.case_id)
             labels |= found
             forget(case.mask)

@@ -87,7 +87,8 @@ class SoftTargets:
                 or a function that returns these. One whose answers lie in a file a case has a
                 function `case_digest(case_id)` instead, so that files may be added. Without
                 either a warning says what cannot be seen.
-            cases: The cases to label; their masks are not looked at.
+            cases: The cases to label; their masks are not looked at. Of an iterator, such as a
+                generator that reads one scan after the other, one case is held at a time.
             folder: Where to write. Cases that are there already are skipped, unless their image
                 or the teacher's own file for them changed.
             normalization: Of the images, for teachers that are models.
@@ -101,27 +102,33 @@ class SoftTargets:
             LeakageError: If a case is one of `split`'s validation or test cases.
             ValueError: If the teacher's output is no probability map of the case.
         """
-        folder, cases = Path(folder), list(cases)
-        if split is not None:
-            split.require(
-                [c.case_id for c in cases], ("labelled", "unlabelled"), "SoftTargets.write"
-            )
+        folder = Path(folder)
+        if split is not None and isinstance(cases, Sequence):  # all, before the first is labelled
+            _require_training(split, cases)
         header = {
             "format": FORMAT,
             "teacher": teacher_digest(teacher),
             "normalization": describe_normalization(normalization),
             "window": None if window is None else list(window),
         }
-        names = unseen(teacher)
+        names, earlier = unseen(teacher), None
         if (folder / "manifest.json").exists():
             _compare_header(folder, read_sealed(folder / "manifest.json", SoftTargetsError), header)
-            if names:
-                cls.open(folder)._spot_check(teacher, cases, normalization, window)
-                warnings.warn(_cannot_tell(folder, names), stacklevel=2)
-        elif names:
-            warnings.warn(_cannot_see(names), stacklevel=2)
+            told = _cannot_tell(folder, names)
+            earlier = cls.open(folder) if names else None
+        else:
+            told = _cannot_see(names)
+        new: list[str] = []
         for case in tqdm(cases, "soft targets", leave=False, disable=None):
-            _write_case(folder, header, teacher, case, normalization, window)
+            if split is not None:
+                _require_training(split, [case])
+            if earlier is not None and earlier._was_labelled(case):
+                earlier._spot_check(teacher, case, normalization, window, new)
+                earlier = None  # one case is enough
+            if _write_case(folder, header, teacher, case, normalization, window):
+                new.append(case.case_id)
+        if names:
+            warnings.warn(told, stacklevel=2)
         targets = cls.open(folder)
         if unknown := sorted(set(range(targets.num_classes)) - set(targets.known_classes)):
             warnings.warn(_does_not_know(folder, unknown), stacklevel=2)
@@ -277,28 +284,31 @@ class SoftTargets:
                     "soft targets were made from. Write them again with SoftTargets.write."
                 )
 
+    def _was_labelled(self, case: Case) -> bool:
+        """Whether this very image's answer is there."""
+        there = case.case_id in self and (self.folder / f"{case.case_id}.npy").is_file()
+        return there and self._record(case.case_id)["image"] == _digests(case)
+
     def _spot_check(
         self,
         teacher: Teacher | Sequence[Teacher],
-        cases: Sequence[Case],
+        case: Case,
         normalization: Normalization,
         window: Sequence[int] | None,
+        new: Sequence[str],
     ) -> None:
-        """Raise if the teacher answers otherwise than before to the first case that is there."""
-        for case in cases:
-            if case.case_id in self and self._record(case.case_id)["image"] == _digests(case):
-                if not (self.folder / f"{case.case_id}.npy").is_file():
-                    continue
-                answer = teacher_probabilities(teacher, case, normalization, window)
-                stored = self.probabilities(case.case_id)
-                same = answer.shape == stored.shape
-                if not (same and np.allclose(answer, stored, rtol=0, atol=_SAME_PROBABILITY)):
-                    raise SoftTargetsError(
-                        f"{self.folder} holds soft targets made with another teacher: "
-                        f"{case.case_id} is answered otherwise now. Choose another folder, or "
-                        "delete this one to make them again."
-                    )
-                return
+        """Raise if the teacher answers a case otherwise than before; what is new then goes."""
+        answer = teacher_probabilities(teacher, case, normalization, window)
+        stored = self.probabilities(case.case_id)
+        same = answer.shape == stored.shape
+        if not (same and np.allclose(answer, stored, rtol=0, atol=_SAME_PROBABILITY)):
+            for case_id in new:
+                (self.folder / f"{case_id}.json").unlink()
+            raise SoftTargetsError(
+                f"{self.folder} holds soft targets made with another teacher: "
+                f"{case.case_id} is answered otherwise now. Choose another folder, or "
+                "delete this one to make them again."
+            )
 
     def _record(self, case_id: str) -> dict[str, Any]:
         if case_id not in self:
@@ -319,6 +329,11 @@ class _Whole:
 
 def _state(found: os.stat_result) -> tuple[int, int, int]:
     return found.st_ino, found.st_size, found.st_mtime_ns
+
+
+def _require_training(split: Split, cases: Sequence[Case]) -> None:
+    names = [case.case_id for case in cases]
+    split.require(names, ("labelled", "unlabelled"), "SoftTargets.write")
 
 
 def _cannot_see(names: Sequence[str]) -> str:
@@ -355,7 +370,8 @@ def _write_case(
     case: Case,
     normalization: Normalization,
     window: Sequence[int] | None,
-) -> None:
+) -> bool:
+    """Whether it was not there already."""
     record_path = folder / f"{case.case_id}.json"
     made_of: dict[str, Any] = {"image": _digests(case)}
     if (told := case_digest(teacher, case.case_id)) is not None:
@@ -364,7 +380,7 @@ def _write_case(
     if record_path.is_file() and path.is_file():
         record = _read_record(record_path)
         if {key: record.get(key) for key in ("image", "teacher")} == {"teacher": None, **made_of}:
-            return
+            return False
     if case.case_id == "manifest":
         raise ValueError("A case cannot be called manifest: that is the folder's own file.")
     probabilities = teacher_probabilities(teacher, case, normalization, window)
@@ -385,6 +401,7 @@ def _write_case(
         np.save(temporary, stored.astype(np.float16, order="C"), allow_pickle=False)
     write_json(record_path, {**made_of, "array": file_digest(path)}, sealed=True)
     forget(case.image)
+    return True
 
 
 def _digests(case: Case) -> dict[str, str]:

@@ -6,11 +6,13 @@ Left out on purpose: download (the challenge asks for registration), more than t
 import warnings
 from collections.abc import Sequence
 from dataclasses import replace
+from functools import partial
 from pathlib import Path
 
 import numpy as np
 from tqdm import tqdm
 
+from kdcore.data.cache import kept
 from kdcore.data.cases import Case
 from kdcore.data.grid import reorient, resample
 from kdcore.data.nifti import case_id_of, read_case
@@ -35,6 +37,7 @@ def read_brats(
     *,
     spacing_mm: float | None = None,
     sequences: Sequence[str] = SEQUENCES,
+    cache: str | Path | None = None,
 ) -> list[Case]:
     """All subjects of a folder in the BraTS challenge's layout, sorted by case id.
 
@@ -48,6 +51,7 @@ def read_brats(
             data sets the labels may mean other things.
         spacing_mm: Edge of cubic voxels in mm to `resample` to; None keeps the files'.
         sequences: Some of "T1", "T1c", "T2", "FLAIR"; only their files are needed.
+        cache: As for `kdcore.read_msd`.
 
     Returns:
         Cases named after the subjects' folders, with `image` (D, H, W, S) in the order
@@ -72,8 +76,9 @@ def read_brats(
     found = [(subject, _files(subject, sequences)) for subject in subjects]  # before reading
     cases = []
     for subject, files in tqdm(found, "reading", unit="scan", disable=len(found) < 4):
-        case = reorient(_read_subject(subject.name, files, sequences))
-        cases.append(case if spacing_mm is None else resample(case, spacing_mm))
+        settings = [list(sequences), spacing_mm]
+        read = partial(_read_subject, subject.name, files, sequences, spacing_mm)
+        cases.append(kept(cache, subject.name, list(files.values()), settings, read))
     return cases
 
 
@@ -144,12 +149,15 @@ def _files(subject: Path, sequences: Sequence[str]) -> dict[str, Path]:
     return files
 
 
-def _read_subject(case_id: str, files: dict[str, Path], sequences: Sequence[str]) -> Case:
-    """One case on the grid of its files."""
+def _read_subject(
+    case_id: str, files: dict[str, Path], sequences: Sequence[str], spacing_mm: float | None
+) -> Case:
+    """One case, turned, and on the grid of its files or of another voxel size."""
     paths = [files[name] for name in sequences]
     case = read_case(paths, files.get("mask"), sequences, case_id=case_id)
     mask = None if case.mask is None else _our_labels(case.mask, files["mask"])
-    return replace(case, mask=mask)
+    case = reorient(replace(case, mask=mask))
+    return case if spacing_mm is None else resample(case, spacing_mm)
 
 
 def _our_labels(mask: np.ndarray, path: Path) -> np.ndarray:

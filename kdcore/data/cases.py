@@ -76,7 +76,8 @@ class Case:
         if self.mask is not None:
             mask = self.mask
             if not _on_disk(mask, np.uint8):
-                mask = integer_mask(np.asarray(mask), self.case_id)
+                checked = integer_mask(np.asarray(mask), self.case_id)
+                mask = mask if _on_disk(mask, checked.dtype) else checked
             _check_mask(self.case_id, mask, image.shape[:3], self.regions)
             object.__setattr__(self, "mask", _frozen(mask, mask.dtype))
 
@@ -250,7 +251,8 @@ def _check_image(
             f"{case_id}: {image.shape[-1]} sequences in the image, {len(sequences)} names: "
             f"{tuple(sequences)}."
         )
-    bad = sum(plane.size - np.count_nonzero(np.isfinite(plane)) for plane in image)
+    planes = image.T if image.flags.f_contiguous else image  # as they lie in memory or the file
+    bad = sum(plane.size - np.count_nonzero(np.isfinite(plane)) for plane in planes)
     if bad:
         raise ValueError(
             f"{case_id}: {bad} voxels are NaN or infinite. Repair the scan or leave it out."
@@ -262,6 +264,12 @@ def _check_image(
             f"{case_id}: spacing_mm must be 3 sizes > 0 mm, or UNKNOWN_SPACING. "
             f"Received: {spacing}."
         )
+
+
+def labels_in(mask: np.ndarray) -> list[int]:
+    """The labels of a mask, sorted; counted, which is faster than sorting all voxels."""
+    counts = np.bincount(mask.ravel(order="K").astype(np.int64) + 1)
+    return [int(label) - 1 for label in np.flatnonzero(counts)]
 
 
 _ROUNDING = 1e-3  # of labels that a file holds as integers times a slope

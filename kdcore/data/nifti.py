@@ -16,7 +16,7 @@ from typing import Any
 
 import numpy as np
 
-from kdcore.data.cases import Case, integer_mask
+from kdcore.data.cases import Case, integer_mask, labels_in
 
 SAME_PLACE = 0.1  # voxels that two grids' corners may lie apart
 MOST_VOXELS = 512 * 1024**2
@@ -74,7 +74,8 @@ def read_case(
     mask = None
     if mask_path is not None:
         mask = _read_mask(Path(mask_path), image_path, image.shape[:3], affine, labels)
-        if image.shape[-1] == 1 and np.array_equal(image[..., 0], mask):
+        alike = image.shape[-1] == 1 and image.max() == mask.max()
+        if alike and np.array_equal(image[..., 0], mask):
             raise ValueError(f"{image_path} holds what its mask holds: labels, no scan.")
     name = case_id_of(image_path) if case_id is None else case_id
     try:
@@ -202,7 +203,7 @@ def _read_mask(
         )
     check_grid(path, (voxels.shape, mask_affine), image_path, (shape, affine))
     mask = integer_mask(voxels, path)
-    unknown = set(np.unique(mask).tolist()) - labels if labels else set()
+    unknown = set(labels_in(mask)) - labels if labels else set()
     if unknown:
         raise ValueError(
             f"{path} holds the labels {sorted(unknown)}, which dataset.json does not name "
