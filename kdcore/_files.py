@@ -123,7 +123,7 @@ def read_json(path: str | Path, *, sealed: bool = False) -> Any:
     """
     path = Path(path)
     try:
-        content = json.loads(path.read_text(encoding="utf-8"))
+        content = json.loads(path.read_text(encoding="utf-8-sig"))  # some editors write a BOM
         seal = content.pop(SEAL, None) if isinstance(content, dict) else None
         whole = seal == digest(content) if seal is not None else not sealed
     except (ValueError, RecursionError) as error:

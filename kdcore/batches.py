@@ -137,6 +137,11 @@ class Batches(keras.utils.PyDataset):
         return self._length
 
     @property
+    def image_shape(self) -> tuple[int, ...]:
+        """Of one sample's image, `(*shape, S)`."""
+        return (*self.shape, self._sources[0].image.shape[-1])
+
+    @property
     def known_classes(self) -> tuple[int, ...] | None:
         """Of the soft targets, where these hold classes that the teacher does not know."""
         if self._soft_targets is None:

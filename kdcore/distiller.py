@@ -13,7 +13,7 @@ from keras import ops
 
 from kdcore._files import replacing
 from kdcore._kernels import fuse_normalization, is_fused
-from kdcore.heads import check_head
+from kdcore.heads import check_head, check_takes, received
 from kdcore.hints import Hints
 from kdcore.losses import (
     IGNORE,
@@ -226,6 +226,7 @@ class Distiller(keras.Model):
         rank = len(self.student.output_shape) if self.student.built else None
         check_arrays(y, channels, rank, self._of_regions)
         self._check_regions(x)
+        self._check_images(x)
         if channels:
             check_labels(np.array(getattr(x, "labels", ())), channels)  # of `Batches`
         first = first_targets(x, y)
@@ -240,6 +241,17 @@ class Distiller(keras.Model):
         if not isinstance(kwargs.get("callbacks"), keras.callbacks.CallbackList):
             kwargs["callbacks"] = [_FirstStep(), *_as_list(kwargs.get("callbacks"))]
         return super().fit(x, y, *args, **kwargs)
+
+    def _check_images(self, x: Any) -> None:
+        """Of arrays and `Batches`: that the networks take them."""
+        for role, models in {"student": [self.student], "teacher": self.teachers}.items():
+            image = input_of(role, x) if role == "student" or self.alpha else None
+            shape = getattr(image, "image_shape", None)
+            if isinstance(image, np.ndarray):
+                shape = image.shape[1:]
+            if shape is not None:
+                for model in models:
+                    check_takes(model, shape, role)
 
     def _check_regions(self, batches: Any) -> None:
         """Of `Batches`: overlapping regions and a softmax are no pair, nor the other way round."""
@@ -411,11 +423,11 @@ def _check_networks(
     student: keras.Model, teachers: list[keras.Model], known: tuple[int, ...] | None
 ) -> None:
     if not isinstance(student, keras.Model):
-        raise ValueError(f"student must be a keras.Model. Received: {type(student)}.")
+        raise ValueError(f"student must be a keras.Model. {received(student)}")
     for role, model in [("student", student)] + [("teacher", t) for t in teachers]:
         if not isinstance(model, keras.Model):
             raise ValueError(
-                f"{role} must be a keras.Model. Received: {type(model)}. For any other "
+                f"{role} must be a keras.Model. {received(model)} For any other "
                 "source of probabilities write them with kdcore.SoftTargets."
             )
         check_head(model, role)

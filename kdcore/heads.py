@@ -4,12 +4,15 @@ A second softmax over probabilities raises no error. It flattens what the teache
 sigmoid network's every voxel becomes foreground.
 """
 
-from collections.abc import Iterator
+from collections.abc import Iterator, Sequence
+from pathlib import Path
 from typing import Any
 
 import keras
 import numpy as np
 from keras import layers, ops
+
+from kdcore._kernels import layers_of
 
 _LEAST = 1e-7
 _ACTIVATIONS = ("softmax", "sigmoid")
@@ -57,6 +60,61 @@ def check_input(model: keras.Model) -> None:
             f"image = keras.Input((None, None, {len(names)})), "
             "keras.Model(image, network([image[..., :1], image[..., 1:]])), or with a dict."
         )
+    every = layers_of(model) if isinstance(model, keras.Model) else []  # an exported one has none
+    layer = next((layer for layer in every if _channels_first(layer)), None)
+    if layer is not None:
+        raise ValueError(
+            f"The network {model.name} takes channels first (its layer {layer.name} does); "
+            "kdcore's images have them last. Build it once more with data_format='channels_last' "
+            "and new.set_weights(old.get_weights()): the weights are the same."
+        )
+
+
+def check_takes(model: keras.Model, shape: Sequence[int | None], role: str) -> None:
+    """Refuse a network that does not take images `(*space, S)`, before Keras does.
+
+    Args:
+        model: A network; one that does not say its input is not looked at.
+        shape: Of one image.
+        role: "student" or "teacher".
+    """
+    check_input(model)
+    expected = getattr(model, "input_shape", None)
+    if not isinstance(expected, tuple):
+        return
+    if len(expected) != len(shape) + 1:
+        raise ValueError(
+            f"The {role} {model.name} takes {len(expected) - 2}-D images {expected[1:]}; these "
+            f"are {len(shape) - 1}-D, {tuple(shape)}. Give Batches a shape of "
+            f"{len(expected) - 2} sizes, or pass a network for these."
+        )
+    if None not in (expected[-1], shape[-1]) and expected[-1] != shape[-1]:
+        raise ValueError(
+            f"The {role} {model.name} takes {expected[-1]} sequences, the images have "
+            f"{shape[-1]}. Pass cases with just those (case.select), or where it was made for "
+            "colour images, repeat the scan within the network: image = keras.Input((None, None, "
+            f"{shape[-1]})), keras.Model(image, network(keras.layers.Concatenate()([image] * "
+            f"{expected[-1]}))). A teacher that sees other sequences than the student writes its "
+            "soft targets first: kdcore.SoftTargets.write."
+        )
+
+
+def received(value: Any) -> str:
+    """What came in place of a network, and the way out."""
+    name = type(value).__name__
+    if callable(getattr(value, "state_dict", None)):
+        return (
+            f"Received: {name}, a PyTorch module. As a teacher, write a function of a case that "
+            'gives its probabilities, for kdcore.SoftTargets.write (the how-to "Coming from" has '
+            "the lines for MONAI)."
+        )
+    if isinstance(value, str | Path):
+        return f"Received: a path. Load it first: keras.saving.load_model({str(value)!r})."
+    return f"Received: {name}."
+
+
+def _channels_first(layer: Any) -> bool:
+    return getattr(layer, "data_format", None) == "channels_first"
 
 
 def check_values(

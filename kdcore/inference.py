@@ -11,7 +11,7 @@ from scipy import special
 
 from kdcore.data.cases import Case
 from kdcore.data.grid import resize, resize_map
-from kdcore.heads import check_head, check_input, check_values
+from kdcore.heads import check_head, check_input, check_values, received
 from kdcore.normalization import Normalization, apply_normalization
 from kdcore.unet import size_multiple
 
@@ -64,10 +64,12 @@ def predict_probabilities(
         found = predict_probabilities(model, small, normalization, window=window)
         return resize_map(found, case.image.shape[1:3])
     network = getattr(model, "student", model)
-    if not isinstance(case, Case) or not hasattr(network, "predict_on_batch"):
+    if not hasattr(network, "predict_on_batch"):
+        raise ValueError(f"Expected a keras.Model or an exported network. {received(network)}")
+    if not isinstance(case, Case):
         raise ValueError(
-            "Expected a network and a kdcore.Case (kdcore.read_case reads one from a file). "
-            f"Received: {type(network).__name__} and {type(case).__name__}."
+            "Expected a kdcore.Case (kdcore.read_case reads one from a file). "
+            f"Received: {type(case).__name__}."
         )
     check_head(network)
     check_input(network)

@@ -462,8 +462,9 @@ def teacher_probabilities(
             raise
         raise ValueError(
             "A teacher takes a kdcore.Case and gives its probabilities, (D, H, W, classes). The "
-            f"PyTorch module {type(teacher).__name__} does not take one: {error}. Write a function "
-            "of a case that calls it, and let it tell the module: function.digest = module."
+            f"PyTorch module {type(teacher).__name__} does not take one. Write a function of a "
+            "case that calls it, and let it tell the module: function.digest = module. It said: "
+            f"{str(error).splitlines()[0][:200]}"
         ) from error
     if answer is None:
         raise ValueError(f"{case.case_id}: the teacher gave None. Does it end in a `return`?")
@@ -482,7 +483,7 @@ def _checked(probabilities: np.ndarray, case: Case) -> np.ndarray:
     if probabilities.ndim != 4 or probabilities.shape[:3] != expected:
         raise ValueError(
             f"{case.case_id}: the teacher gave shape {probabilities.shape}. Expected "
-            f"{(*expected, 'classes')}."
+            f"{(*expected, 'classes')}.{_way_to_shape(probabilities.shape, expected)}"
         )
     regions = case.regions
     if regions is not None and probabilities.shape[-1] != len(regions):
@@ -510,6 +511,16 @@ def _checked(probabilities: np.ndarray, case: Case) -> np.ndarray:
     return probabilities / total
 
 
+def _way_to_shape(shape: tuple[int, ...], expected: tuple[int, ...]) -> str:
+    if len(shape) == 5 and shape[0] == 1:
+        return " The first axis is a batch's: pass it without, p[0]."
+    if len(shape) == 4 and shape[1:] == expected:
+        return " Classes come last: np.moveaxis(p, 0, -1)."
+    if shape == expected:
+        return " Of one foreground class pass p[..., None]; labels are no probabilities."
+    return ""
+
+
 def _way_out(values: np.ndarray) -> str:
     """How these may become probabilities, by what they look like."""
     if not np.isfinite(values).all():
@@ -518,6 +529,10 @@ def _way_out(values: np.ndarray) -> str:
     for whole, name in ((255, "8-bit numbers"), (100, "percent")):
         if values.min() >= 0 and np.allclose(total, whole, rtol=0.02):
             return f"These look like {name}: divide them by {whole}."
+    if values.min() >= 0 and np.allclose(total, total.flat[0], rtol=0.02):
+        return f"Those of each voxel sum to {total.flat[0]:.4g}: divide them by that."
+    if values.max() <= 0 and np.allclose(np.exp(values).sum(axis=-1), 1, atol=1e-2):
+        return "These look like log-probabilities: np.exp of them."
     if np.allclose(total, 1, atol=1e-2):
         return (
             "Each voxel's sum to 1, as after an interpolation that overshoots: resample linearly, "

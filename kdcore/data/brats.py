@@ -97,7 +97,7 @@ def _subjects(folder: Path) -> list[Path]:
 
 
 def _scans(subject: Path) -> list[Path]:
-    names = sorted(p for p in subject.iterdir() if p.name.endswith((".nii", ".nii.gz")))
+    names = sorted(p for p in subject.iterdir() if p.name.lower().endswith((".nii", ".nii.gz")))
     return [_inner(path) for path in names if not path.name.startswith("._")]
 
 
@@ -166,7 +166,8 @@ def _our_labels(mask: np.ndarray, path: Path) -> np.ndarray:
     if received - set(LABELS):
         raise ValueError(
             f"{path} holds the labels {sorted(received - set(LABELS))}. Expected BraTS' 0, 1, "
-            "2, and 3 or 4."
+            "2, and 3 or 4. Other labels: kdcore.data.read_folder reads them as they are, and "
+            "kdcore.data.relabel gives them other numbers."
         )
     of_children = path.name.upper().startswith("BRATS-PED")
     if 4 in received and case_id_of(path).endswith("-seg") and not of_children:

@@ -332,7 +332,10 @@ def _inside(folder: Path, relative: str) -> Path:
     except (OSError, RuntimeError, ValueError) as error:  # links in a circle, impossible names
         raise ValueError(f"{listed} names a file that cannot be: {relative!r} ({error})") from error
     if not inside:
-        raise ValueError(f"{listed} points out of its folder: {relative!r}")
+        raise ValueError(
+            f"{listed} points out of its folder: {relative!r}. Expected a path within it, such as "
+            f"imagesTr/{relative.replace(chr(92), '/').split('/')[-1]}."
+        )
     if not relative.strip():
         raise ValueError(f"{listed} has an entry without a file name.")
     return path
