@@ -33,12 +33,15 @@ from kdcore.export import export, load_exported
 from kdcore.heads import to_logits
 from kdcore.inference import predict_mask, predict_probabilities
 from kdcore.losses import (
+    DiceBinaryCrossEntropy,
     DiceCrossEntropy,
+    bernoulli_kd_loss,
     channel_wise_loss,
     cross_entropy,
     dice_cross_entropy,
     kd_loss,
     pseudo_label_loss,
+    regional_bernoulli_kd_loss,
     regional_kd_loss,
     soft_dice_loss,
 )
@@ -51,6 +54,7 @@ __all__ = [
     "Augmentation",
     "Batches",
     "Case",
+    "DiceBinaryCrossEntropy",
     "DiceCrossEntropy",
     "Distiller",
     "ForegroundDice",
@@ -61,6 +65,7 @@ __all__ = [
     "Split",
     "StudentCheckpoint",
     "TeachingReport",
+    "bernoulli_kd_loss",
     "calibration",
     "channel_wise_loss",
     "check_teaching",
@@ -84,6 +89,7 @@ __all__ = [
     "read_brats",
     "read_case",
     "read_msd",
+    "regional_bernoulli_kd_loss",
     "regional_kd_loss",
     "reorient",
     "resample",

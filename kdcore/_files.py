@@ -78,9 +78,15 @@ def open_array(path: str | Path) -> np.ndarray:
     try:
         return _map(path)
     except OSError as error:
-        if error.errno != errno.EMFILE or not _allow_more_files():
+        if error.errno != errno.EMFILE:
             raise
+    if _allow_more_files():
         return _map(path)
+    raise OSError(
+        errno.EMFILE,
+        f"{path} cannot be opened: each memory-mapped file keeps one open, and the system allows "
+        "no more. Allow more (`ulimit -n`), or pass fewer cases at a time",
+    )
 
 
 def _map(path: str | Path) -> np.ndarray:
@@ -117,7 +123,7 @@ def read_json(path: str | Path, *, sealed: bool = False) -> Any:
     """
     path = Path(path)
     try:
-        content = json.loads(path.read_text(encoding="utf-8"))
+        content = json.loads(path.read_text(encoding="utf-8-sig"))  # some editors write a BOM
         seal = content.pop(SEAL, None) if isinstance(content, dict) else None
         whole = seal == digest(content) if seal is not None else not sealed
     except (ValueError, RecursionError) as error:

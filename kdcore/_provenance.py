@@ -105,7 +105,8 @@ def teacher_digest(teacher: Any) -> str:
     if not callable(teacher):
         raise ValueError(
             "A teacher is a keras.Model or a callable case -> probabilities. "
-            f"Received: {type(teacher)}."
+            f"Received: {type(teacher)}. A file's network is loaded first: "
+            "keras.saving.load_model(path)."
         )
     own = getattr(teacher, "digest", None)
     if own is None:

@@ -66,13 +66,13 @@ class Augmentation:
         Args:
             rng: Source of all randomness.
             images: `(B, ..., S)` float32.
-            masks: `(B, ...)` integers, −1 where unlabelled.
+            masks: `(B, ...)` integers, −1 where unlabelled, or `(B, ..., R)` of regions.
             soft_targets: `(B, ..., C)` float32 log-probabilities, or None.
 
         Soft targets that were moved then hold logits: log-probabilities up to a constant
         in each voxel, which the losses' softmax takes away.
         """
-        count, shape = len(masks), masks.shape[1:]
+        count, shape = len(images), images.shape[1:-1]
         floats = [images] if soft_targets is None else [images, soft_targets]
         for axis in self.flip_axes:
             chosen = rng.random(count) < 0.5
@@ -129,7 +129,7 @@ def _move(coordinates: np.ndarray, mask: np.ndarray, *arrays: np.ndarray) -> Non
     """One sample as seen from the coordinates (rank, *shape), in place."""
     nearest = [
         np.clip(np.rint(x), 0, size - 1).astype(np.intp)
-        for x, size in zip(coordinates, mask.shape, strict=True)
+        for x, size in zip(coordinates, coordinates.shape[1:], strict=True)
     ]
     mask[:] = mask[tuple(nearest)]
     matrix = _linear(coordinates)

@@ -9,7 +9,7 @@ import numpy as np
 
 from kdcore._files import digest
 from kdcore.augmentation import Augmentation
-from kdcore.data.cases import Case, forget
+from kdcore.data.cases import Case, forget, labels_in
 from kdcore.losses import IGNORE
 from kdcore.normalization import Normalization, describe_normalization, prepare
 from kdcore.soft_targets import SoftTargets, SoftTargetsError
@@ -19,7 +19,8 @@ class Batches(keras.utils.PyDataset):
     """Batches of slices (2-D) or patches (3-D) from whole cases.
 
     Each is `(x, y)`: x `(B, *shape, S)` float32, y the int32 mask `(B, *shape)`, or with soft
-    targets `{"mask": ..., "soft_targets": (B, *shape, C)}`.
+    targets `{"mask": ..., "soft_targets": (B, *shape, C)}`. Of cases with `regions` the mask is
+    `(B, *shape, R)`.
 
     Image, mask and soft target are always cut, padded and moved together. What a batch
     holds depends on `(seed, epoch, index)` alone, so training can go on after an
@@ -105,16 +106,19 @@ class Batches(keras.utils.PyDataset):
             "num_batches": num_batches,
             "shuffle": shuffle,
             "seed": seed,
+            **({} if cases[0].regions is None else {"regions": list(cases[0].regions)}),
         }
         self.case_ids = tuple(case.case_id for case in cases)
         self.labelled_ids = tuple(case.case_id for case in cases if case.mask is not None)
         self._sources = [_Source(case, normalization) for case in cases]
+        self.regions = cases[0].regions
         self.labels, self._mistake = _labels_of(cases)
         if len(self.shape) == 2:
             _tell_of_wrong_slices(cases, self.shape)
         self._soft_targets = soft_targets
         if soft_targets is not None:
             soft_targets.check_images(cases, normalization)
+            _check_regions(soft_targets, self.regions)
             for case in cases:
                 _check_soft_target(soft_targets, case)
         self._pools = self._make_pools(labelled_share)
@@ -131,6 +135,11 @@ class Batches(keras.utils.PyDataset):
 
     def __len__(self) -> int:
         return self._length
+
+    @property
+    def image_shape(self) -> tuple[int, ...]:
+        """Of one sample's image, `(*shape, S)`."""
+        return (*self.shape, self._sources[0].image.shape[-1])
 
     @property
     def known_classes(self) -> tuple[int, ...] | None:
@@ -165,7 +174,7 @@ class Batches(keras.utils.PyDataset):
             where = self._where(source.shape, plane, rng, voxel)
             _voxels(x[row])[:] = source.scale(source.image.take(where, axis=0))
             if source.mask is not None:
-                mask[row].flat = source.mask.take(where)
+                mask[row].flat = source.mask.take(where, axis=0)
             if soft is not None and self._soft_targets is not None:
                 _voxels(soft[row])[:] = self._soft_targets.voxels(source.case_id, where)
             source.forget()
@@ -177,7 +186,8 @@ class Batches(keras.utils.PyDataset):
     def _empty(self, count: int) -> tuple[np.ndarray, np.ndarray, np.ndarray | None]:
         first = self._sources[0]
         x = np.empty((count, *self.shape, first.image.shape[-1]), np.float32)
-        mask = np.full((count, *self.shape), IGNORE, np.int32)
+        channels = () if self.regions is None else (len(self.regions),)
+        mask = np.full((count, *self.shape, *channels), IGNORE, np.int32)
         if self._soft_targets is None:
             return x, mask, None
         classes = self._soft_targets.num_classes
@@ -246,9 +256,13 @@ class Batches(keras.utils.PyDataset):
         """Of each case `(D, labels)`: voxels of every foreground label in every slice."""
         counts = []
         for case, source in enumerate(self._sources):
-            planes = [np.bincount(self._labels(case, plane)) for plane in range(source.shape[0])]
-            longest = max(map(len, planes))
-            counts.append(np.stack([np.pad(p, (0, longest - len(p))) for p in planes])[:, 1:])
+            every = [self._labels(case, plane) for plane in range(source.shape[0])]
+            if self.regions is not None:
+                counts.append(np.stack([inside.sum(axis=0) for inside in every]))
+            else:
+                planes = [np.bincount(labels) for labels in every]
+                longest = max(map(len, planes))
+                counts.append(np.stack([np.pad(p, (0, longest - len(p))) for p in planes])[:, 1:])
             source.forget()
         return counts
 
@@ -268,7 +282,7 @@ class Batches(keras.utils.PyDataset):
         return samples[found]
 
     def _labels(self, case: int, plane: int) -> np.ndarray:
-        """`(H · W,)`, of the mask, or the soft target's most probable ones."""
+        """`(H · W,)` of the mask, or the soft target's most probable ones; `(H · W, R)` regions."""
         source = self._sources[case]
         area = source.shape[1] * source.shape[2]
         if source.mask is not None:
@@ -279,7 +293,8 @@ class Batches(keras.utils.PyDataset):
                 "mask nor a soft target. Pass soft_targets, or leave the share out."
             )
         where = np.arange(plane * area, (plane + 1) * area)
-        return self._soft_targets.voxels(source.case_id, where).argmax(axis=-1)
+        told = self._soft_targets.voxels(source.case_id, where)
+        return told.argmax(axis=-1) if self.regions is None else (told > 0).astype(int)
 
     def _foreground_voxel(
         self, case: int, plane: int, rng: np.random.Generator
@@ -290,7 +305,9 @@ class Batches(keras.utils.PyDataset):
         label = rng.choice(np.flatnonzero(there))
         if len(self.shape) == 3:
             plane = int(rng.choice(len(counts), p=counts[:, label] / there[label]))
-        place = rng.choice(np.flatnonzero(self._labels(case, plane) == label + 1))
+        labels = self._labels(case, plane)
+        inside = labels == label + 1 if self.regions is None else labels[:, label] > 0
+        place = rng.choice(np.flatnonzero(inside))
         row, column = divmod(int(place), self._sources[case].shape[2])
         return plane, row, column
 
@@ -326,7 +343,7 @@ class _Source:
         self.case_id, self._on_disk = case.case_id, (image, case.mask)
         self.shape = image.shape[:3]
         self.image = _voxels(np.asarray(image))
-        self.mask = None if case.mask is None else np.asarray(case.mask).ravel()
+        self.mask = None if case.mask is None else _rows(np.asarray(case.mask))
         self.forget()
 
     def digest(self) -> str:
@@ -346,7 +363,7 @@ def _labels_of(cases: Sequence[Case]) -> tuple[tuple[int, ...], str]:
     where: dict[int, str] = {}
     for case in cases:
         if case.mask is not None:
-            found = set(np.unique(case.mask).tolist()) - {IGNORE}
+            found = set(labels_in(case.mask)) - {IGNORE}
             where |= dict.fromkeys(found - labels, case.case_id)
             labels |= found
             forget(case.mask)
@@ -392,6 +409,20 @@ def _voxels(array: np.ndarray) -> np.ndarray:
     return array.reshape(-1, array.shape[-1])
 
 
+def _rows(mask: np.ndarray) -> np.ndarray:
+    """(D, H, W) -> (voxels,); of regions (D, H, W, R) -> (voxels, R)."""
+    return mask.ravel() if mask.ndim == 3 else _voxels(mask)
+
+
+def _check_regions(soft_targets: SoftTargets, regions: tuple[str, ...] | None) -> None:
+    if soft_targets.regions != regions:
+        raise SoftTargetsError(
+            f"{soft_targets.folder} holds soft targets of the regions {soft_targets.regions}, the "
+            f"cases have {regions} (None: one label a voxel). Pass cases as those that were "
+            "labelled, or write the soft targets again from these in another folder."
+        )
+
+
 def _check_soft_target(soft_targets: SoftTargets, case: Case) -> None:
     """It is whole, and of the case's size."""
     shape, expected = soft_targets[case.case_id].shape[:3], case.image.shape[:3]
@@ -423,6 +454,12 @@ def _check(
     sequences = {case.sequences for case in cases}
     if len(sequences) > 1:
         raise ValueError(f"The cases have different sequences: {sorted(sequences)}.")
+    regions = {case.regions for case in cases}
+    if len(regions) > 1:
+        raise ValueError(
+            f"The cases have different regions: {sorted(map(str, regions))} (None: one label a "
+            "voxel). Give all of them the same with kdcore.data.to_regions."
+        )
 
 
 def _check_share(name: str, share: float | None) -> None:

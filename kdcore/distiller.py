@@ -13,19 +13,23 @@ from keras import ops
 
 from kdcore._files import replacing
 from kdcore._kernels import fuse_normalization, is_fused
-from kdcore.heads import check_head
+from kdcore.heads import check_head, check_takes, received
 from kdcore.hints import Hints
 from kdcore.losses import (
     IGNORE,
+    DiceBinaryCrossEntropy,
     DiceCrossEntropy,
     SoftLoss,
     Tensor,
     check_labels,
+    check_region_labels,
     check_temperature,
     cross_entropy,
     dice_cross_entropy,
     expand_weight,
+    labelled_regions,
     labelled_voxels,
+    mean_region_logits,
     mean_teacher_logits,
     per_replica,
     regional_kd_loss,
@@ -50,6 +54,10 @@ class Distiller(keras.Model):
     one a voxel, weighs both terms. With `{"student": ..., "teacher": ...}` as `x` the two
     see different inputs.
 
+    Regions that may overlap, a sigmoid each, are distilled with
+    `soft_loss=kdcore.regional_bernoulli_kd_loss`: then masks are `(B, ..., R)` of 1, 0 and −1,
+    soft targets are logits, and the hard loss is `DiceBinaryCrossEntropy`.
+
     `evaluate` and validation report the student's own `loss` (hard loss and
     regularizers) and metrics; the teacher is not run. Keras' own metrics that should leave
     voxels without a label out belong into `weighted_metrics`. `predict` is the student's.
@@ -70,7 +78,8 @@ class Distiller(keras.Model):
             1 − alpha. With 0 and without hints the teacher is not run and training is plain
             `student.fit`.
         soft_loss: `(teacher_logits, student_logits, temperature, sample_weight)` ->
-            scalar. Default `kdcore.regional_kd_loss`; `kdcore.kd_loss` is the KL alone.
+            scalar. Default `kdcore.regional_kd_loss`; `kdcore.kd_loss` is the KL alone. Of regions
+            `kdcore.regional_bernoulli_kd_loss` or `kdcore.bernoulli_kd_loss`.
         hints: `{student's layer: teacher's layer}` whose features shall agree, too, through a
             1×1 projector (see `kdcore.hints`). Needs one functional teacher, run along.
         hint_weight: Of the hint loss, which is added to L.
@@ -119,6 +128,7 @@ class Distiller(keras.Model):
         self.student, self.teachers = student, teachers
         self.temperature, self.alpha = float(temperature), float(alpha)
         self.soft_loss = soft_loss
+        self._of_regions = getattr(soft_loss, "of_regions", False)
         self.known_classes, self._compared = known, known
         self.hints = None
         if hints:
@@ -130,8 +140,9 @@ class Distiller(keras.Model):
         self.built = student.built
 
     def compile(self, optimizer: Any = "adam", loss: Any = None, **kwargs: Any) -> None:
-        """As in Keras; `loss` is the hard loss, by default `DiceCrossEntropy()`."""
-        loss = DiceCrossEntropy() if loss is None else loss
+        """As in Keras; `loss` is the hard loss, by default Dice and cross-entropy."""
+        if loss is None:
+            loss = DiceBinaryCrossEntropy() if self._of_regions else DiceCrossEntropy()
         # Keras gives a function no weights, so that voxels of −1 would count as background.
         if loss is cross_entropy:
             loss = DiceCrossEntropy(dice_weight=0.0)
@@ -172,7 +183,7 @@ class Distiller(keras.Model):
     ) -> Tensor:
         mask, soft_targets = split_targets(y)
         hard_weight, soft_weight = split_weights(sample_weight)
-        labels, weight = hard_weights(mask, y_pred, hard_weight)
+        labels, weight = self._hard_targets(mask, y_pred, hard_weight)
         # Keras adds the regularizers to the hard loss: h + r. What is wanted is
         # (1 − α)·h + α·s + r, which is (1 − α)·(h + r) + α·(s + r).
         hard = super().compute_loss(x, labels, y_pred, weight, training)
@@ -184,7 +195,7 @@ class Distiller(keras.Model):
         teacher_logits = self._teacher_logits(x, soft_targets, y_pred.shape[-1])
         both = _of_classes(self._compared, teacher_logits, y_pred)
         soft = self.soft_loss(*both, self.temperature, soft_weight)
-        if soft_targets is not None:
+        if soft_targets is not None and not self._of_regions:
             soft = soft + _nan_above_0(soft_targets, soft.dtype)
         self._track(self._soft_tracker, soft, ops.shape(y_pred)[0])
         return (1.0 - self.alpha) * hard + self.alpha * (per_replica(soft) + extra)
@@ -193,7 +204,7 @@ class Distiller(keras.Model):
         self, x: Tensor, y: Tensor, y_pred: Tensor, sample_weight: Tensor | None = None
     ) -> dict[str, Any]:
         mask, _ = split_targets(y)
-        _, weight = hard_weights(mask, y_pred, split_weights(sample_weight)[0])
+        _, weight = self._hard_targets(mask, y_pred, split_weights(sample_weight)[0])
         return super().compute_metrics(x, mask, y_pred, weight)
 
     def get_metrics_result(self) -> dict[str, Any]:
@@ -212,7 +223,10 @@ class Distiller(keras.Model):
             )
         # Before anything is run: in JAX a model that fails within `fit` has lost its weights.
         channels = self.student.output_shape[-1] if self.student.built else None
-        check_arrays(y, channels)
+        rank = len(self.student.output_shape) if self.student.built else None
+        check_arrays(y, channels, rank, self._of_regions)
+        self._check_regions(x)
+        self._check_images(x)
         if channels:
             check_labels(np.array(getattr(x, "labels", ())), channels)  # of `Batches`
         first = first_targets(x, y)
@@ -227,6 +241,32 @@ class Distiller(keras.Model):
         if not isinstance(kwargs.get("callbacks"), keras.callbacks.CallbackList):
             kwargs["callbacks"] = [_FirstStep(), *_as_list(kwargs.get("callbacks"))]
         return super().fit(x, y, *args, **kwargs)
+
+    def _check_images(self, x: Any) -> None:
+        """Of arrays and `Batches`: that the networks take them."""
+        for role, models in {"student": [self.student], "teacher": self.teachers}.items():
+            image = input_of(role, x) if role == "student" or self.alpha else None
+            shape = getattr(image, "image_shape", None)
+            if isinstance(image, np.ndarray):
+                shape = image.shape[1:]
+            if shape is not None:
+                for model in models:
+                    check_takes(model, shape, role)
+
+    def _check_regions(self, batches: Any) -> None:
+        """Of `Batches`: overlapping regions and a softmax are no pair, nor the other way round."""
+        regions = getattr(batches, "regions", None)
+        if regions is not None and not self._of_regions:
+            raise ValueError(
+                f"The cases have the regions {regions}, which may overlap, but the soft loss is of "
+                "classes that exclude each other. Pass soft_loss=kdcore.regional_bernoulli_kd_loss."
+            )
+        if regions is None and self._of_regions and hasattr(batches, "case_ids"):
+            raise ValueError(
+                "The soft loss is of regions that may overlap, but each voxel of the cases has one "
+                "label. Make regions of them, kdcore.data.to_regions(case, {name: labels}), or "
+                "leave soft_loss out."
+            )
 
     def _compare(self, classes: tuple[int, ...] | None) -> None:
         """Which classes the soft loss is of, from here on."""
@@ -270,11 +310,21 @@ class Distiller(keras.Model):
 
     def _teacher_logits(self, x: Tensor, soft_targets: Tensor | None, channels: int) -> Tensor:
         if soft_targets is not None:
-            return logits_of(soft_targets, channels)
+            return soft_targets if self._of_regions else logits_of(soft_targets, channels)
         if not self.teachers:
             raise ValueError(_NO_TEACHER)
         image = input_of("teacher", x)
-        return mean_teacher_logits([m(image, training=False) for m in self.teachers])
+        mean = mean_region_logits if self._of_regions else mean_teacher_logits
+        return mean([m(image, training=False) for m in self.teachers])
+
+    def _hard_targets(
+        self, mask: Tensor, y_pred: Tensor, sample_weight: Tensor | None
+    ) -> tuple[Tensor, Tensor]:
+        if not self._of_regions:
+            return hard_weights(_nan_if_overlapping(mask, y_pred), y_pred, sample_weight)
+        if isinstance(self.loss, DiceBinaryCrossEntropy):
+            return hard_weights(mask, y_pred, sample_weight)
+        return region_weights(mask, y_pred, sample_weight)
 
     def _track(self, tracker: keras.metrics.Mean, value: Tensor, images: Tensor) -> None:
         tracker.update_state(ops.stop_gradient(value), sample_weight=ops.cast(images, "float32"))
@@ -295,8 +345,10 @@ class _FirstStep(keras.callbacks.Callback):
             raise ValueError(
                 f"After the first step, {' and '.join(lost)} is NaN. Of a data set that cannot be "
                 "looked into before, that becomes of labels outside 0 … classes − 1 (−1 is for "
-                "voxels that do not count), of soft targets above 0 (they are log-probabilities: "
-                "pass np.log of probabilities, or log_softmax of logits), and of NaN in the "
+                "voxels that do not count), of one-hot masks that do not sum to 1 (regions that "
+                "overlap need soft_loss=kdcore.regional_bernoulli_kd_loss), of soft targets above "
+                "0 (they are log-probabilities: pass np.log of probabilities, or log_softmax of "
+                "logits), and of NaN in the "
                 "images. The student has learned NaN: build it again."
             )
 
@@ -371,11 +423,11 @@ def _check_networks(
     student: keras.Model, teachers: list[keras.Model], known: tuple[int, ...] | None
 ) -> None:
     if not isinstance(student, keras.Model):
-        raise ValueError(f"student must be a keras.Model. Received: {type(student)}.")
+        raise ValueError(f"student must be a keras.Model. {received(student)}")
     for role, model in [("student", student)] + [("teacher", t) for t in teachers]:
         if not isinstance(model, keras.Model):
             raise ValueError(
-                f"{role} must be a keras.Model. Received: {type(model)}. For any other "
+                f"{role} must be a keras.Model. {received(model)} For any other "
                 "source of probabilities write them with kdcore.SoftTargets."
             )
         check_head(model, role)
@@ -454,6 +506,15 @@ def _of_classes(
     return teacher_logits, ours
 
 
+def _nan_if_overlapping(mask: Tensor, logits: Tensor) -> Tensor:
+    """A one-hot mask, NaN if the classes of some voxel do not sum to 1; any other as it is."""
+    if mask is None or len(mask.shape) != len(logits.shape) or mask.shape[-1] in (None, 1):
+        return mask
+    mask = ops.cast(mask, logits.dtype)
+    apart = ops.max(ops.abs(ops.sum(mask, axis=-1) - 1)) > 0.01
+    return mask + ops.cast(ops.where(apart, float("nan"), 0.0), mask.dtype)
+
+
 def _nan_above_0(log_p: Tensor, dtype: Any) -> Tensor:
     """NaN if these are no log-probabilities, or else 0."""
     above = ops.max(log_p) > 0.01  # rounding
@@ -477,7 +538,7 @@ def hard_weights(
     """The mask without −1, and weights that make a Keras mean one over labelled voxels."""
     if mask is None:
         raise ValueError("y is missing. Use a mask of −1 for images without labels.")
-    if len(mask.shape) == len(logits.shape) and mask.shape[-1] != 1:  # one-hot
+    if len(mask.shape) == len(logits.shape) and mask.shape[-1] != 1:  # one-hot, or of regions
         return mask, sample_weight
     mask = ops.cast(mask, "int32")  # in uint8, −1 would be 255
     labelled = ops.cast(labelled_voxels(mask, logits), "float32")
@@ -492,6 +553,22 @@ def hard_weights(
     return labels, weight
 
 
+def region_weights(
+    mask: Tensor, logits: Tensor, sample_weight: Tensor | None
+) -> tuple[Tensor, Tensor]:
+    """`hard_weights` of regions for Keras' own losses, which know no −1 and weigh voxels.
+
+    A voxel counts if all its regions are labelled; `DiceBinaryCrossEntropy` knows each.
+    """
+    mask = ops.cast(mask, "int32")
+    labelled = ops.cast(ops.min(labelled_regions(mask, logits), axis=-1), "float32")
+    size = ops.cast(ops.size(labelled), "float32")
+    weight = labelled * ops.divide_no_nan(size, ops.sum(labelled))
+    if sample_weight is not None:
+        weight = weight * expand_weight(ops.cast(sample_weight, "float32"), weight)
+    return ops.maximum(mask, 0), weight
+
+
 def total_of(losses: list[Tensor]) -> Tensor:
     """Sum of the regularizers and `add_loss` terms; 0 if there is none."""
     total = ops.zeros(())
@@ -500,14 +577,19 @@ def total_of(losses: list[Tensor]) -> Tensor:
     return total
 
 
-def check_arrays(y: Tensor, channels: int | None) -> None:
+def check_arrays(
+    y: Tensor, channels: int | None, rank: int | None = None, of_regions: bool = False
+) -> None:
     """Refuse impossible labels and soft targets before training, where y is an array."""
     mask = y.get("mask") if isinstance(y, dict) else y
     soft_targets = y.get("soft_targets") if isinstance(y, dict) else None
     if isinstance(mask, np.ndarray) and channels:
-        _check_mask(mask, channels)
+        if of_regions:
+            _check_mask_of_regions(mask, channels)
+        else:
+            _check_mask(mask, channels, one_hot=mask.ndim == rank and mask.shape[-1] > 1)
     if isinstance(soft_targets, np.ndarray):
-        _check_soft_targets(soft_targets)
+        (_check_logits_of_regions if of_regions else _check_soft_targets)(soft_targets)
 
 
 def check_shapes(
@@ -532,15 +614,46 @@ def check_shapes(
         )
 
 
-def _check_mask(mask: np.ndarray, channels: int) -> None:
+def _check_mask(mask: np.ndarray, channels: int, one_hot: bool) -> None:
     """Whole numbers, or shares of the classes that sum to 1."""
     whole = np.equal(np.trunc(mask), mask)  # NaN is not
     if whole.all():
         check_labels(mask, channels)
+        if one_hot and not (mask.sum(axis=-1) == 1).all():
+            raise ValueError(
+                f"The mask of shape {mask.shape} looks one-hot, but some voxels have several "
+                "classes or none. If these are regions that may overlap, pass "
+                "soft_loss=kdcore.regional_bernoulli_kd_loss; otherwise give each voxel one class, "
+                "or −1 in an integer mask."
+            )
     elif mask.shape[-1] != channels or not np.allclose(mask.sum(axis=-1), 1.0, atol=1e-3):
         raise ValueError(
             "A mask holds one whole number a voxel, or a share of each class that sum to 1. "
             f"Received: {mask[~whole].flat[0]:.3g} among the values."
+        )
+
+
+def _check_mask_of_regions(mask: np.ndarray, channels: int) -> None:
+    if mask.ndim < 2 or mask.shape[-1] != channels:
+        raise ValueError(
+            f"A mask of regions has a channel for each, (B, ..., {channels}) for this student. "
+            f"Received: {mask.shape}."
+        )
+    check_region_labels(mask)
+
+
+def _check_logits_of_regions(logits: np.ndarray) -> None:
+    low, high = float(logits.min()), float(logits.max())
+    if logits.size >= 4 and 0 <= low < high <= 1:
+        raise ValueError(
+            f"Soft targets of regions are logits; these run from {low:.3g} to {high:.3g}, as "
+            "probabilities do. Pass np.log(p) - np.log1p(-p), of p within 1e-7 and 1 - 1e-7."
+        )
+    if not np.isfinite(logits).all() or (logits.size >= 4 and low < high <= 0):
+        raise ValueError(
+            f"Soft targets of regions are logits, log p - log(1 - p); these run from {low:.3g} to "
+            f"{high:.3g}. Log-probabilities are never above 0, and of p = 0 or 1 no logit is "
+            "finite: pass np.log(p) - np.log1p(-p), of p within 1e-7 and 1 - 1e-7."
         )
 
 

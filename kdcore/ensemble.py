@@ -7,14 +7,17 @@ import numpy as np
 
 from kdcore.data.cases import Case
 from kdcore.heads import check_head, check_input
-from kdcore.inference import predict_probabilities
-from kdcore.losses import check_temperature, mean_teacher_logits, to_float
+from kdcore.inference import as_answers, predict_probabilities
+from kdcore.losses import check_temperature, mean_region_logits, mean_teacher_logits, to_float
 from kdcore.normalization import Normalization
 from kdcore.unet import leave_out_own_losses
 
 
 def ensemble(
-    networks: Sequence[keras.Model], temperature: float = 1.0, name: str = "ensemble"
+    networks: Sequence[keras.Model],
+    temperature: float = 1.0,
+    name: str = "ensemble",
+    regions: bool = False,
 ) -> keras.Model:
     """A network whose probabilities are the mean of several networks', then tempered.
 
@@ -23,6 +26,8 @@ def ensemble(
         temperature: T > 0 that divides the mean's logits; above 1 it makes them less sure. See
             `fit_temperature`.
         name: Of the model.
+        regions: Whether the channels are regions that may overlap, each with a sigmoid of its own,
+            for cases with `regions`.
 
     Returns:
         A functional `keras.Model` with raw logits, to be used, saved and distilled like any
@@ -52,7 +57,8 @@ def ensemble(
         )
     image = keras.Input(shapes.pop(), name="image")
     outputs = [network(image) for network in networks]
-    logits = to_float(mean_teacher_logits(outputs)) / check_temperature(temperature)
+    mean = mean_region_logits if regions else mean_teacher_logits
+    logits = to_float(mean(outputs)) / check_temperature(temperature)
     model = keras.Model(image, logits, name=name)
     leave_out_own_losses(model)
     return model
@@ -83,11 +89,13 @@ def fit_temperature(
     for case in cases:
         if case.mask is None:
             raise ValueError(f"{case.case_id} has no mask, so nothing can be calibrated on it.")
-        log_p = np.log(np.maximum(predict_probabilities(network, case, normalization), 1e-30))
-        chosen = np.flatnonzero(case.mask.ravel() >= 0)
+        answers, p = as_answers(
+            case.mask, predict_probabilities(network, case, normalization), case
+        )
+        chosen = np.flatnonzero(answers >= 0)
         chosen = np.random.default_rng(0).permutation(chosen)[:voxels_a_case]
-        logs.append(log_p.reshape(-1, log_p.shape[-1])[chosen])
-        labels.append(case.mask.ravel()[chosen])
+        logs.append(np.log(np.maximum(p[chosen], 1e-30)))
+        labels.append(answers[chosen])
     if not logs:
         raise ValueError("fit_temperature needs at least one case.")
     logits, label = np.concatenate(logs), np.concatenate(labels)[:, None].astype(int)

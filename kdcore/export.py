@@ -24,7 +24,7 @@ from keras import layers, ops
 
 from kdcore._files import file_digest, read_json, replacing, write_json
 from kdcore._provenance import weights_digest
-from kdcore.heads import check_head, check_input
+from kdcore.heads import check_head, check_input, received
 from kdcore.normalization import Normalization, describe_normalization
 
 PRECISIONS = ("float32", "float16", "int8")
@@ -79,6 +79,8 @@ def export(
     Reference: int8 is Jacob et al. 2018, section 2, https://arxiv.org/abs/1712.05877
     """
     path, network = Path(path), getattr(model, "student", model)
+    if not isinstance(network, keras.Model):
+        raise ValueError(f"export writes a keras.Model. {received(network)}")
     check_head(network)
     check_input(network)
     shape = _input_shape(network, batch_size, space)

@@ -4,12 +4,15 @@ A second softmax over probabilities raises no error. It flattens what the teache
 sigmoid network's every voxel becomes foreground.
 """
 
-from collections.abc import Iterator
+from collections.abc import Iterator, Sequence
+from pathlib import Path
 from typing import Any
 
 import keras
 import numpy as np
 from keras import layers, ops
+
+from kdcore._kernels import layers_of
 
 _LEAST = 1e-7
 _ACTIVATIONS = ("softmax", "sigmoid")
@@ -57,20 +60,78 @@ def check_input(model: keras.Model) -> None:
             f"image = keras.Input((None, None, {len(names)})), "
             "keras.Model(image, network([image[..., :1], image[..., 1:]])), or with a dict."
         )
+    every = layers_of(model) if isinstance(model, keras.Model) else []  # an exported one has none
+    layer = next((layer for layer in every if _channels_first(layer)), None)
+    if layer is not None:
+        raise ValueError(
+            f"The network {model.name} takes channels first (its layer {layer.name} does); "
+            "kdcore's images have them last. Build it once more with data_format='channels_last' "
+            "and new.set_weights(old.get_weights()): the weights are the same."
+        )
 
 
-def check_values(values: np.ndarray, network: keras.Model, case_id: str) -> None:
-    """Refuse `(..., C)` outputs of a network that are probabilities.
+def check_takes(model: keras.Model, shape: Sequence[int | None], role: str) -> None:
+    """Refuse a network that does not take images `(*space, S)`, before Keras does.
+
+    Args:
+        model: A network; one that does not say its input is not looked at.
+        shape: Of one image.
+        role: "student" or "teacher".
+    """
+    check_input(model)
+    expected = getattr(model, "input_shape", None)
+    if not isinstance(expected, tuple):
+        return
+    if len(expected) != len(shape) + 1:
+        raise ValueError(
+            f"The {role} {model.name} takes {len(expected) - 2}-D images {expected[1:]}; these "
+            f"are {len(shape) - 1}-D, {tuple(shape)}. Give Batches a shape of "
+            f"{len(expected) - 2} sizes, or pass a network for these."
+        )
+    if None not in (expected[-1], shape[-1]) and expected[-1] != shape[-1]:
+        raise ValueError(
+            f"The {role} {model.name} takes {expected[-1]} sequences, the images have "
+            f"{shape[-1]}. Pass cases with just those (case.select), or where it was made for "
+            "colour images, repeat the scan within the network: image = keras.Input((None, None, "
+            f"{shape[-1]})), keras.Model(image, network(keras.layers.Concatenate()([image] * "
+            f"{expected[-1]}))). A teacher that sees other sequences than the student writes its "
+            "soft targets first: kdcore.SoftTargets.write."
+        )
+
+
+def received(value: Any) -> str:
+    """What came in place of a network, and the way out."""
+    name = type(value).__name__
+    if callable(getattr(value, "state_dict", None)):
+        return (
+            f"Received: {name}, a PyTorch module. As a teacher, write a function of a case that "
+            'gives its probabilities, for kdcore.SoftTargets.write (the how-to "Coming from" has '
+            "the lines for MONAI)."
+        )
+    if isinstance(value, str | Path):
+        return f"Received: a path. Load it first: keras.saving.load_model({str(value)!r})."
+    return f"Received: {name}."
+
+
+def _channels_first(layer: Any) -> bool:
+    return getattr(layer, "data_format", None) == "channels_first"
+
+
+def check_values(
+    values: np.ndarray, network: keras.Model, case_id: str, regions: bool = False
+) -> None:
+    """Refuse `(..., C)` outputs of a network that are probabilities, of classes or of regions.
 
     Not where its graph shows a linear layer at the end: a network that is hardly trained may put
     out small positive logits.
     """
     if [*_endings(network)][-1:] == ["linear"]:
         return
-    if looks_like_probabilities(values) or (values.shape[-1] == 1 and _like_sigmoid(values)):
+    separate = regions or values.shape[-1] == 1
+    if _like_sigmoid(values) if separate else looks_like_probabilities(values):
         raise ValueError(
             f"{case_id}: the network {network.name} puts out values in [0, 1]"
-            + (" that sum to 1" if values.shape[-1] > 1 else " alone")
+            + (" alone" if separate else " that sum to 1")
             + f": these are probabilities; {_WAY_OUT}"
         )
 
@@ -100,16 +161,22 @@ def is_marked(output: Any) -> bool:
     return hasattr(output, "_keras_logits")
 
 
-def to_logits(model: keras.Model) -> keras.Model:
+def to_logits(model: keras.Model, regions: bool = False) -> keras.Model:
     """A network of probabilities as one of logits: their logarithm, which softmax undoes.
 
     Args:
         model: `(B, ..., S)` -> `(B, ..., C)` probabilities that sum to 1, or one channel
             between 0 and 1. Probabilities below 1e-7 count as that.
+        regions: Whether each channel is a region of its own between 0 and 1, which may overlap
+            (a sigmoid a channel), for cases with `regions`.
 
     Returns:
         A functional model of the same layers and weights, with log p, or log p/(1 − p) of one
-        channel. Trained through it, the network learns as with logits.
+        channel or of regions. Trained through it, the network learns as with logits.
+
+    Raises:
+        ValueError: If the model is not built or has several outputs, or if it ends in a sigmoid of
+            several channels and nothing says that these are regions.
 
     Examples:
         >>> import keras, kdcore
@@ -124,8 +191,22 @@ def to_logits(model: keras.Model) -> keras.Model:
             f"{model.name} is not built, or has several outputs. Expected a model with one output: "
             "call it once on an image, or pass keras.Model(inputs, the output)."
         )
+    end = next((name for name in _endings(model) if name in _ACTIVATIONS), None)
+    channels = model.outputs[0].shape[-1]
+    if end == "sigmoid" and channels != 1 and not regions:
+        raise ValueError(
+            f"{model.name} ends in a sigmoid of {channels} channels, so its labels may overlap and "
+            "need not sum to 1. If they are regions: kdcore.to_logits(network, regions=True), and "
+            "cases with regions (kdcore.data.to_regions). If each voxel has one class, build its "
+            "last layer with activation=None."
+        )
+    if end == "softmax" and regions:
+        raise ValueError(
+            f"{model.name} ends in a softmax, so its channels sum to 1 and do not overlap. Leave "
+            "regions=True out."
+        )
     p = ops.clip(ops.cast(model.outputs[0], "float32"), _LEAST, 1 - _LEAST)
-    logits = ops.log(p) if p.shape[-1] != 1 else ops.log(p) - ops.log1p(-p)
+    logits = ops.log(p) - ops.log1p(-p) if regions or channels == 1 else ops.log(p)
     return keras.Model(model.inputs, logits, name=f"{model.name}_logits")
 
 

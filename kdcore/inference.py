@@ -7,10 +7,11 @@ from itertools import product
 
 import keras
 import numpy as np
+from scipy import special
 
 from kdcore.data.cases import Case
 from kdcore.data.grid import resize, resize_map
-from kdcore.heads import check_head, check_input, check_values
+from kdcore.heads import check_head, check_input, check_values, received
 from kdcore.normalization import Normalization, apply_normalization
 from kdcore.unet import size_multiple
 
@@ -43,7 +44,8 @@ def predict_probabilities(
 
     Returns:
         `(D, H, W, C)` float32 that sum to 1, of the case's own voxels; a Bernoulli network gives
-        C = 2.
+        C = 2. Of a case with `regions` `(D, H, W, R)`, each region's own probability: the network
+        then has a logit a region, as before a sigmoid.
 
     Raises:
         ValueError: If the network takes another number of sequences, or puts out NaN or
@@ -62,16 +64,23 @@ def predict_probabilities(
         found = predict_probabilities(model, small, normalization, window=window)
         return resize_map(found, case.image.shape[1:3])
     network = getattr(model, "student", model)
-    if not isinstance(case, Case) or not hasattr(network, "predict_on_batch"):
+    if not hasattr(network, "predict_on_batch"):
+        raise ValueError(f"Expected a keras.Model or an exported network. {received(network)}")
+    if not isinstance(case, Case):
         raise ValueError(
-            "Expected a network and a kdcore.Case (kdcore.read_case reads one from a file). "
-            f"Received: {type(network).__name__} and {type(case).__name__}."
+            "Expected a kdcore.Case (kdcore.read_case reads one from a file). "
+            f"Received: {type(case).__name__}."
         )
     check_head(network)
     check_input(network)
     logits = _logits(network, apply_normalization(case.image, normalization), case, window)
-    check_values(logits, network, case.case_id)
-    if logits.shape[-1] == 1:
+    check_values(logits, network, case.case_id, case.regions is not None)
+    if case.regions is not None and logits.shape[-1] != len(case.regions):
+        raise ValueError(
+            f"{case.case_id} has the regions {case.regions}; the network {network.name} puts out "
+            f"{logits.shape[-1]} channels. Expected a logit a region."
+        )
+    if case.regions is None and logits.shape[-1] == 1:
         logits = np.concatenate([np.zeros_like(logits), logits], axis=-1)
     highest = logits.max(axis=-1, keepdims=True)
     if not np.isfinite(highest).all():
@@ -79,6 +88,8 @@ def predict_probabilities(
             f"{case.case_id}: the network {network.name} puts out NaN or infinity. Its training "
             "diverged, or its weights are damaged: train it again, with a smaller learning rate."
         )
+    if case.regions is not None:
+        return np.asarray(special.expit(logits))
     logits -= highest
     np.exp(logits, out=logits)
     return logits / logits.sum(axis=-1, keepdims=True)
@@ -93,6 +104,8 @@ def predict_mask(
 ) -> np.ndarray:
     """Most probable label of every voxel, `(D, H, W)` uint8; arguments as above.
 
+    Of a case with `regions` `(D, H, W, R)`: 1 where a region's probability is above ½.
+
     Examples:
         >>> import kdcore
         >>> cases = kdcore.simulate_cases(2, seed=0, simulation=kdcore.Simulation(spacing_mm=6.0))
@@ -102,7 +115,26 @@ def predict_mask(
         (True, dtype('uint8'))
     """
     probabilities = predict_probabilities(model, case, normalization, slice_shape, window)
-    return probabilities.argmax(axis=-1).astype(np.uint8)
+    return most_probable(probabilities, case).astype(np.uint8)
+
+
+def most_probable(probabilities: np.ndarray, case: Case) -> np.ndarray:
+    """Labels of `(D, H, W, C)` probabilities, or 0 and 1 of each region."""
+    return probabilities.argmax(axis=-1) if case.regions is None else probabilities > 0.5
+
+
+def as_answers(
+    mask: np.ndarray, probabilities: np.ndarray, case: Case
+) -> tuple[np.ndarray, np.ndarray]:
+    """Labels and probabilities of each voxel; of regions each is a question of yes or no.
+
+    Returns:
+        `(n,)` labels, −1 where there is none, and `(n, C)` probabilities that sum to 1.
+    """
+    if case.regions is None:
+        return mask.reshape(-1), probabilities.reshape(-1, probabilities.shape[-1])
+    p = probabilities.reshape(-1)
+    return mask.reshape(-1), np.stack([1 - p, p], axis=-1)
 
 
 def _logits(

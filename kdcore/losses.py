@@ -9,7 +9,7 @@ Left out on purpose: a loss registry, probability inputs, sums over voxels.
 """
 
 from collections.abc import Callable, Sequence
-from typing import Any
+from typing import Any, TypeVar
 
 import keras
 import numpy as np
@@ -27,10 +27,18 @@ IGNORE = -1
 SoftLoss = Callable[..., Tensor]
 """`(teacher_logits, student_logits, temperature, sample_weight) -> scalar`."""
 
+Function = TypeVar("Function", bound=Callable[..., Any])
+
 HIGHEST_TEMPERATURE = 1000.0
 # Below this total of squared probabilities a class is as good as absent.
 _EPSILON = 1e-6
 _LEAST = -1e3  # log-probability of what is impossible, whose exponential is 0
+
+
+def of_regions(loss: Function) -> Function:
+    """Mark a soft loss whose channels are regions, each with a sigmoid of its own."""
+    loss.__dict__["of_regions"] = True
+    return loss
 
 
 @keras.saving.register_keras_serializable("kdcore")
@@ -203,6 +211,11 @@ def regional_kd_loss(
     return kd_loss(teacher_logits, student_logits, temperature, sample_weight) + dice
 
 
+def mean_region_logits(logits: Sequence[Tensor]) -> Tensor:
+    """`mean_teacher_logits` of each channel on its own: the logit of the mean sigmoid."""
+    return mean_teacher_logits([z[..., None] for z in logits])[..., 0]
+
+
 def mean_teacher_logits(logits: Sequence[Tensor]) -> Tensor:
     """Log of the mean probability of several teachers, each `(B, ..., C)` logits.
 
@@ -350,6 +363,115 @@ def pseudo_label_loss(
 
 
 @keras.saving.register_keras_serializable("kdcore")
+@of_regions
+@one_kernel
+def bernoulli_kd_loss(
+    teacher_logits: Tensor,
+    student_logits: Tensor,
+    temperature: float,
+    sample_weight: Tensor | None = None,
+) -> Tensor:
+    """`kd_loss` of each channel on its own, for regions that may overlap; in nats.
+
+    T² · mean over voxels and channels of KL( Bernoulli(σ(z_t / T)) ‖ Bernoulli(σ(z_s / T)) ): a
+    channel is a question of its own with the answers yes and no, as a sigmoid has it.
+
+    Args:
+        teacher_logits: `(B, ..., R)`, before sigmoid.
+        student_logits: Same shape.
+        temperature: T > 0.
+        sample_weight: `(B,)`, or any leading part of `(B, ...)`; of all regions alike.
+
+    Examples:
+        >>> import kdcore
+        >>> import numpy as np
+        >>> teacher_logits = np.array([[[2.0, 0.0]]])  # of one voxel and two regions
+        >>> student_logits = np.array([[[0.0, 0.0]]])
+        >>> round(float(kdcore.bernoulli_kd_loss(teacher_logits, student_logits, 2.0)), 3)
+        0.222
+
+    Reference: Hinton et al. 2015, section 2, https://arxiv.org/abs/1503.02531
+    """
+    teacher_logits, student_logits = check_region_logits(teacher_logits, student_logits)
+    return kd_loss(teacher_logits[..., None], student_logits[..., None], temperature, sample_weight)
+
+
+@keras.saving.register_keras_serializable("kdcore")
+@of_regions
+@one_kernel
+def regional_bernoulli_kd_loss(
+    teacher_logits: Tensor,
+    student_logits: Tensor,
+    temperature: float,
+    sample_weight: Tensor | None = None,
+) -> Tensor:
+    """`bernoulli_kd_loss` + soft Dice of each region: `regional_kd_loss` where regions overlap.
+
+    Args: as for `bernoulli_kd_loss`.
+
+    Examples:
+        >>> import kdcore
+        >>> import numpy as np
+        >>> logits = np.array([[[2.0, 0.0], [0.0, 4.0]]])
+        >>> round(float(kdcore.regional_bernoulli_kd_loss(logits, logits, temperature=2.0)), 4)
+        0.0
+    """
+    teacher_logits, student_logits = check_region_logits(teacher_logits, student_logits)
+    probabilities = ops.sigmoid(teacher_logits), ops.sigmoid(student_logits)
+    dice = ops.mean(dice_per_class(*probabilities, sample_weight))
+    return bernoulli_kd_loss(teacher_logits, student_logits, temperature, sample_weight) + dice
+
+
+@keras.saving.register_keras_serializable("kdcore")
+@one_kernel
+def dice_binary_cross_entropy(
+    mask: Tensor,
+    logits: Tensor,
+    sample_weight: Tensor | None = None,
+    *,
+    dice_weight: float = 0.5,
+) -> Tensor:
+    """`dice_weight` · soft Dice + (1 − `dice_weight`) · binary cross-entropy, a channel a region.
+
+    The Dice is the mean over the regions that the labelled voxels of the batch contain, as in
+    `dice_cross_entropy`; the cross-entropy the mean over voxels and regions that count.
+
+    Args:
+        mask: `(B, ..., R)`, 1 inside a region, 0 outside, −1 where nobody labelled that region.
+        logits: `(B, ..., R)`, before sigmoid.
+        sample_weight: `(B,)`, or any leading part of `(B, ...)`; of all regions alike.
+        dice_weight: 0 is binary cross-entropy alone.
+
+    Returns:
+        A scalar; 0 if nothing counts.
+
+    Examples:
+        >>> import numpy as np
+        >>> from kdcore.losses import dice_binary_cross_entropy
+        >>> mask = np.array([[[1, 1], [1, 0], [0, -1]]])  # three voxels, two regions
+        >>> logits = np.array([[[9.0, 9.0], [9.0, -9.0], [-9.0, 9.0]]])
+        >>> round(float(dice_binary_cross_entropy(mask, logits)), 3)
+        0.0
+    """
+    logits = to_float(logits)
+    mask = ops.cast(as_shape_of(logits, to_float(mask), "The mask of regions", "logits"), "int32")
+    check_region_labels(concrete(mask))
+    counts = labelled_regions(mask, logits)  # (B, ..., R)
+    inside = ops.cast(ops.maximum(mask, 0), logits.dtype)
+    weight = counts
+    if sample_weight is not None:
+        voxel = expand_weight(ops.cast(sample_weight, logits.dtype), logits[..., 0])
+        weight = counts * voxel[..., None]
+    entropy = weighted_mean(ops.softplus(logits) - inside * logits, weight)
+    if dice_weight == 0:
+        return entropy
+    present = sum_per_class(inside * weight) > 0
+    pair = inside * counts, ops.sigmoid(logits) * counts
+    dice = weighted_mean(dice_per_class(*pair, sample_weight), present)
+    return dice_weight * dice + (1.0 - dice_weight) * entropy
+
+
+@keras.saving.register_keras_serializable("kdcore")
 class DiceCrossEntropy(keras.losses.Loss):
     """`dice_cross_entropy` for `compile(loss=...)`: integer masks, raw logits.
 
@@ -382,11 +504,7 @@ class DiceCrossEntropy(keras.losses.Loss):
     def __call__(
         self, y_true: Tensor, y_pred: Tensor, sample_weight: Tensor | None = None
     ) -> Tensor:
-        if is_marked(y_pred):
-            raise ValueError(
-                "DiceCrossEntropy got the output of a softmax or sigmoid; it expects logits. Build "
-                "the network's last layer with activation=None, or wrap it: kdcore.to_logits."
-            )
+        _refuse_marked(y_pred, "DiceCrossEntropy")
         return per_replica(
             dice_cross_entropy(
                 y_true,
@@ -405,6 +523,47 @@ class DiceCrossEntropy(keras.losses.Loss):
         }
 
 
+@keras.saving.register_keras_serializable("kdcore")
+class DiceBinaryCrossEntropy(keras.losses.Loss):
+    """`dice_binary_cross_entropy` for `compile(loss=...)`: regions that may overlap, raw logits.
+
+    The default hard loss of a `Distiller` whose soft loss is of regions. Masks are `(B, ..., R)`
+    with 1 inside, 0 outside, and −1 where nobody labelled that region.
+
+    Examples:
+        >>> import keras, kdcore
+        >>> model = kdcore.unet((16, 16, 4), num_classes=3, filters=2, depth=1)  # three regions
+        >>> model.compile(keras.optimizers.Adam(1e-3), loss=kdcore.DiceBinaryCrossEntropy())
+    """
+
+    def __init__(
+        self, dice_weight: float = 0.5, name: str = "dice_binary_cross_entropy", **kwargs: Any
+    ) -> None:
+        super().__init__(name=name, **kwargs)
+        if not 0.0 <= dice_weight <= 1.0:
+            raise ValueError(f"dice_weight must lie in [0, 1]. Received: {dice_weight}.")
+        self.dice_weight = dice_weight
+
+    def __call__(
+        self, y_true: Tensor, y_pred: Tensor, sample_weight: Tensor | None = None
+    ) -> Tensor:
+        _refuse_marked(y_pred, "DiceBinaryCrossEntropy")
+        return per_replica(
+            dice_binary_cross_entropy(y_true, y_pred, sample_weight, dice_weight=self.dice_weight)
+        )
+
+    def get_config(self) -> dict[str, Any]:
+        return {**super().get_config(), "dice_weight": self.dice_weight}
+
+
+def _refuse_marked(output: Tensor, loss: str) -> None:
+    if is_marked(output):
+        raise ValueError(
+            f"{loss} got the output of a softmax or sigmoid; it expects logits. Build "
+            "the network's last layer with activation=None, or wrap it: kdcore.to_logits."
+        )
+
+
 def check_temperature(temperature: float) -> float:
     """The temperature as a float, if it lies above 0 and is at most 1000."""
     value = float(temperature)
@@ -419,14 +578,7 @@ def check_temperature(temperature: float) -> float:
 
 def check_logits(teacher_logits: Tensor, student_logits: Tensor) -> tuple[Tensor, Tensor]:
     """Both in float32 or wider, of one shape, gradient stopped at the teacher."""
-    teacher_logits = ops.stop_gradient(to_float(teacher_logits))
-    student_logits = to_float(student_logits)
-    if len(student_logits.shape) < 2:
-        raise ValueError(
-            "Logits need (batch, ..., classes). "
-            f"Received: shape {tuple(student_logits.shape)}. Add a batch axis."
-        )
-    teacher_logits = as_shape_of(student_logits, teacher_logits, "teacher_logits", "student_logits")
+    teacher_logits, student_logits = check_region_logits(teacher_logits, student_logits)
     for name, logits in {"teacher": teacher_logits, "student": student_logits}.items():
         values = concrete(logits)  # only where they are at hand, not while a graph is traced
         if values is not None and looks_like_probabilities(values):
@@ -436,6 +588,19 @@ def check_logits(teacher_logits: Tensor, student_logits: Tensor) -> tuple[Tensor
                 "would flatten them. Pass the output before softmax, or log(p)."
             )
     return teacher_logits, student_logits
+
+
+def check_region_logits(teacher_logits: Tensor, student_logits: Tensor) -> tuple[Tensor, Tensor]:
+    """`check_logits` where channels are regions, which sum to nothing."""
+    teacher_logits = ops.stop_gradient(to_float(teacher_logits))
+    student_logits = to_float(student_logits)
+    if len(student_logits.shape) < 2:
+        raise ValueError(
+            "Logits need (batch, ..., classes). "
+            f"Received: shape {tuple(student_logits.shape)}. Add a batch axis."
+        )
+    names = "teacher_logits", "student_logits"
+    return as_shape_of(student_logits, teacher_logits, *names), student_logits
 
 
 def to_float(x: Tensor) -> Tensor:
@@ -525,7 +690,8 @@ def split_ignored(mask: Tensor, logits: Tensor) -> tuple[Tensor, Tensor]:
     ):
         raise ValueError(
             f"The mask must hold one integer a voxel, shape {expected} for logits of "
-            f"shape {tuple(logits.shape)}. Received: {received}."
+            f"shape {tuple(logits.shape)}. Received: {received}. One number a channel, for "
+            "regions that may overlap, is for DiceBinaryCrossEntropy."
         )
     mask = ops.cast(mask, "int32")
     check_labels(mask, logits.shape[-1])
@@ -540,6 +706,26 @@ def labelled_voxels(mask: Tensor, logits: Tensor) -> Tensor:
     impossible = ops.logical_or(mask < IGNORE, mask >= max(logits.shape[-1], 2))
     labelled = ops.cast(mask != IGNORE, "float32")
     return ops.cast(ops.where(impossible, float("nan"), labelled), logits.dtype)
+
+
+def labelled_regions(mask: Tensor, logits: Tensor) -> Tensor:
+    """1 where a region is labelled, 0 where it is not, NaN for what is neither 1, 0 nor −1."""
+    impossible = ops.logical_or(mask < IGNORE, mask > 1)
+    labelled = ops.cast(mask != IGNORE, "float32")
+    return ops.cast(ops.where(impossible, float("nan"), labelled), logits.dtype)
+
+
+def check_region_labels(values: np.ndarray | None) -> None:
+    """Raise if values of a mask of regions are not 1, 0 or −1; None is not at hand."""
+    if values is None or not values.size:
+        return
+    if not np.isin(values, (0, 1, IGNORE)).all():
+        other = values[~np.isin(values, (0, 1, IGNORE))].flat[0]
+        raise ValueError(
+            "A mask of regions, (B, ..., regions), holds 1 inside a region, 0 outside, and -1 "
+            f"where nobody labelled it. Received: {other}. Of labels kdcore.data.to_regions makes "
+            "regions."
+        )
 
 
 def check_labels(mask: Tensor, channels: int) -> None:

@@ -3,8 +3,9 @@
 Whoever makes the probabilities is a teacher: a network, several, a 3-D one for a 2-D
 student, one that saw other sequences, an nnU-Net outside Keras. A folder holds
 
-    manifest.json      digest of the teacher, normalization, number of classes
-    <case_id>.npy      (D, H, W, C) float16 log-probabilities
+    manifest.json      digest of the teacher, normalization, number of classes, names of regions
+    <case_id>.npy      (D, H, W, C) float16 log-probabilities; of regions, which may overlap,
+                       logits log p/(1 - p)
     <case_id>.json     digests of each sequence that was labelled, of the array, and of the
                        teacher's own file for the case, if it has one
 
@@ -20,6 +21,7 @@ from typing import Any
 
 import keras
 import numpy as np
+from scipy import special
 from tqdm import tqdm
 
 from kdcore._files import digest, file_digest, open_array, read_sealed, replacing, write_json
@@ -34,6 +36,7 @@ Teacher = Any
 
 FORMAT = 2
 _LEAST_PROBABILITY = 1e-30
+_LEAST_OF_A_REGION = 1e-7
 _SAME_PROBABILITY = 0.01  # float16 rounds by 0.0002, a GPU may by a little more
 
 
@@ -45,8 +48,9 @@ class SoftTargets:
     """Read access to a folder of soft targets; make one with `write` or `open`.
 
     `soft_targets[case_id]` is a read-only memory-mapped `(D, H, W, C)` float16 array of
-    log-probabilities. Its digest is checked the first time it is asked for, and again when
-    the file changed.
+    log-probabilities; where the cases have `regions` it is `(D, H, W, R)`, logits of each region
+    on its own. `probabilities(case_id)` is the same as probabilities. Its digest is checked the
+    first time it is asked for, and again when the file changed.
 
     Examples:
         >>> import kdcore
@@ -83,7 +87,8 @@ class SoftTargets:
                 or a function that returns these. One whose answers lie in a file a case has a
                 function `case_digest(case_id)` instead, so that files may be added. Without
                 either a warning says what cannot be seen.
-            cases: The cases to label; their masks are not looked at.
+            cases: The cases to label; their masks are not looked at. Of an iterator, such as a
+                generator that reads one scan after the other, one case is held at a time.
             folder: Where to write. Cases that are there already are skipped, unless their image
                 or the teacher's own file for them changed.
             normalization: Of the images, for teachers that are models.
@@ -97,27 +102,33 @@ class SoftTargets:
             LeakageError: If a case is one of `split`'s validation or test cases.
             ValueError: If the teacher's output is no probability map of the case.
         """
-        folder, cases = Path(folder), list(cases)
-        if split is not None:
-            split.require(
-                [c.case_id for c in cases], ("labelled", "unlabelled"), "SoftTargets.write"
-            )
+        folder = Path(folder)
+        if split is not None and isinstance(cases, Sequence):  # all, before the first is labelled
+            _require_training(split, cases)
         header = {
             "format": FORMAT,
             "teacher": teacher_digest(teacher),
             "normalization": describe_normalization(normalization),
             "window": None if window is None else list(window),
         }
-        names = unseen(teacher)
+        names, earlier = unseen(teacher), None
         if (folder / "manifest.json").exists():
             _compare_header(folder, read_sealed(folder / "manifest.json", SoftTargetsError), header)
-            if names:
-                cls.open(folder)._spot_check(teacher, cases, normalization, window)
-                warnings.warn(_cannot_tell(folder, names), stacklevel=2)
-        elif names:
-            warnings.warn(_cannot_see(names), stacklevel=2)
+            told = _cannot_tell(folder, names)
+            earlier = cls.open(folder) if names else None
+        else:
+            told = _cannot_see(names)
+        new: list[str] = []
         for case in tqdm(cases, "soft targets", leave=False, disable=None):
-            _write_case(folder, header, teacher, case, normalization, window)
+            if split is not None:
+                _require_training(split, [case])
+            if earlier is not None and earlier._was_labelled(case):
+                earlier._spot_check(teacher, case, normalization, window, new)
+                earlier = None  # one case is enough
+            if _write_case(folder, header, teacher, case, normalization, window):
+                new.append(case.case_id)
+        if names:
+            warnings.warn(told, stacklevel=2)
         targets = cls.open(folder)
         if unknown := sorted(set(range(targets.num_classes)) - set(targets.known_classes)):
             warnings.warn(_does_not_know(folder, unknown), stacklevel=2)
@@ -221,10 +232,23 @@ class SoftTargets:
     def __len__(self) -> int:
         return sum(1 for _ in self)
 
+    def probabilities(self, case_id: str) -> np.ndarray:
+        """`(D, H, W, C)` float32 that sum to 1, or of each region on its own."""
+        stored = self[case_id].astype(np.float32)
+        if self.regions is not None:
+            return np.asarray(special.expit(stored))
+        return np.asarray(special.softmax(stored, axis=-1))
+
     @property
     def num_classes(self) -> int:
         """Channels of the arrays; a Bernoulli teacher gives 2."""
         return int(self.manifest["num_classes"])
+
+    @property
+    def regions(self) -> tuple[str, ...] | None:
+        """Names of the regions that may overlap, or None where each voxel has one class."""
+        names = self.manifest.get("regions")
+        return None if names is None else tuple(names)
 
     @property
     def known_classes(self) -> tuple[int, ...]:
@@ -260,28 +284,31 @@ class SoftTargets:
                     "soft targets were made from. Write them again with SoftTargets.write."
                 )
 
+    def _was_labelled(self, case: Case) -> bool:
+        """Whether this very image's answer is there."""
+        there = case.case_id in self and (self.folder / f"{case.case_id}.npy").is_file()
+        return there and self._record(case.case_id)["image"] == _digests(case)
+
     def _spot_check(
         self,
         teacher: Teacher | Sequence[Teacher],
-        cases: Sequence[Case],
+        case: Case,
         normalization: Normalization,
         window: Sequence[int] | None,
+        new: Sequence[str],
     ) -> None:
-        """Raise if the teacher answers otherwise than before to the first case that is there."""
-        for case in cases:
-            if case.case_id in self and self._record(case.case_id)["image"] == _digests(case):
-                if not (self.folder / f"{case.case_id}.npy").is_file():
-                    continue
-                answer = teacher_probabilities(teacher, case, normalization, window)
-                stored = np.exp(self[case.case_id].astype(np.float32))
-                same = answer.shape == stored.shape
-                if not (same and np.allclose(answer, stored, rtol=0, atol=_SAME_PROBABILITY)):
-                    raise SoftTargetsError(
-                        f"{self.folder} holds soft targets made with another teacher: "
-                        f"{case.case_id} is answered otherwise now. Choose another folder, or "
-                        "delete this one to make them again."
-                    )
-                return
+        """Raise if the teacher answers a case otherwise than before; what is new then goes."""
+        answer = teacher_probabilities(teacher, case, normalization, window)
+        stored = self.probabilities(case.case_id)
+        same = answer.shape == stored.shape
+        if not (same and np.allclose(answer, stored, rtol=0, atol=_SAME_PROBABILITY)):
+            for case_id in new:
+                (self.folder / f"{case_id}.json").unlink()
+            raise SoftTargetsError(
+                f"{self.folder} holds soft targets made with another teacher: "
+                f"{case.case_id} is answered otherwise now. Choose another folder, or "
+                "delete this one to make them again."
+            )
 
     def _record(self, case_id: str) -> dict[str, Any]:
         if case_id not in self:
@@ -302,6 +329,11 @@ class _Whole:
 
 def _state(found: os.stat_result) -> tuple[int, int, int]:
     return found.st_ino, found.st_size, found.st_mtime_ns
+
+
+def _require_training(split: Split, cases: Sequence[Case]) -> None:
+    names = [case.case_id for case in cases]
+    split.require(names, ("labelled", "unlabelled"), "SoftTargets.write")
 
 
 def _cannot_see(names: Sequence[str]) -> str:
@@ -338,7 +370,8 @@ def _write_case(
     case: Case,
     normalization: Normalization,
     window: Sequence[int] | None,
-) -> None:
+) -> bool:
+    """Whether it was not there already."""
     record_path = folder / f"{case.case_id}.json"
     made_of: dict[str, Any] = {"image": _digests(case)}
     if (told := case_digest(teacher, case.case_id)) is not None:
@@ -347,23 +380,28 @@ def _write_case(
     if record_path.is_file() and path.is_file():
         record = _read_record(record_path)
         if {key: record.get(key) for key in ("image", "teacher")} == {"teacher": None, **made_of}:
-            return
+            return False
     if case.case_id == "manifest":
         raise ValueError("A case cannot be called manifest: that is the folder's own file.")
     probabilities = teacher_probabilities(teacher, case, normalization, window)
     num_classes = probabilities.shape[-1]
     made_of["classes"] = np.flatnonzero(probabilities.reshape(-1, num_classes).any(axis=0))
-    manifest = {**header, "num_classes": num_classes}
+    regions = None if case.regions is None else list(case.regions)
+    manifest = {**header, "num_classes": num_classes, "regions": regions}
     if (folder / "manifest.json").exists():
         _compare_header(folder, read_sealed(folder / "manifest.json", SoftTargetsError), manifest)
     else:
         known = {key: value for key, value in manifest.items() if value is not None}
         write_json(folder / "manifest.json", known, sealed=True)
-    log_p = np.log(np.maximum(probabilities, _LEAST_PROBABILITY)).astype(np.float16, order="C")
+    if regions is None:
+        stored = np.log(np.maximum(probabilities, _LEAST_PROBABILITY))
+    else:
+        stored = special.logit(np.clip(probabilities, _LEAST_OF_A_REGION, 1 - _LEAST_OF_A_REGION))
     with replacing(path) as temporary:
-        np.save(temporary, log_p, allow_pickle=False)
+        np.save(temporary, stored.astype(np.float16, order="C"), allow_pickle=False)
     write_json(record_path, {**made_of, "array": file_digest(path)}, sealed=True)
     forget(case.image)
+    return True
 
 
 def _digests(case: Case) -> dict[str, str]:
@@ -424,8 +462,9 @@ def teacher_probabilities(
             raise
         raise ValueError(
             "A teacher takes a kdcore.Case and gives its probabilities, (D, H, W, classes). The "
-            f"PyTorch module {type(teacher).__name__} does not take one: {error}. Write a function "
-            "of a case that calls it, and let it tell the module: function.digest = module."
+            f"PyTorch module {type(teacher).__name__} does not take one. Write a function of a "
+            "case that calls it, and let it tell the module: function.digest = module. It said: "
+            f"{str(error).splitlines()[0][:200]}"
         ) from error
     if answer is None:
         raise ValueError(f"{case.case_id}: the teacher gave None. Does it end in a `return`?")
@@ -444,9 +483,15 @@ def _checked(probabilities: np.ndarray, case: Case) -> np.ndarray:
     if probabilities.ndim != 4 or probabilities.shape[:3] != expected:
         raise ValueError(
             f"{case.case_id}: the teacher gave shape {probabilities.shape}. Expected "
-            f"{(*expected, 'classes')}."
+            f"{(*expected, 'classes')}.{_way_to_shape(probabilities.shape, expected)}"
         )
-    if probabilities.shape[-1] == 1:
+    regions = case.regions
+    if regions is not None and probabilities.shape[-1] != len(regions):
+        raise ValueError(
+            f"{case.case_id}: the teacher gave {probabilities.shape[-1]} channels. Expected one "
+            f"for each of the regions {regions}."
+        )
+    if regions is None and probabilities.shape[-1] == 1:
         probabilities = np.concatenate([1 - probabilities, probabilities], axis=-1)
     low, high = float(probabilities.min()), float(probabilities.max())
     if not (np.isfinite([low, high]).all() and low >= -1e-3 and high <= 1 + 1e-3):
@@ -454,13 +499,26 @@ def _checked(probabilities: np.ndarray, case: Case) -> np.ndarray:
             f"{case.case_id}: the teacher's values run from {low:.3g} to {high:.3g}; "
             f"probabilities lie in [0, 1]. {_way_out(probabilities)}"
         )
+    if regions is not None:
+        return np.clip(probabilities, 0, 1)
     total = probabilities.sum(axis=-1, keepdims=True)
     if not np.allclose(total, 1, atol=1e-2):
         raise ValueError(
             f"{case.case_id}: the teacher's probabilities sum to {total.min():.3g} … "
-            f"{total.max():.3g} over classes; expected 1."
+            f"{total.max():.3g} over classes; expected 1. If its channels are regions that may "
+            "overlap, say so: kdcore.data.to_regions(case, {name: labels})."
         )
     return probabilities / total
+
+
+def _way_to_shape(shape: tuple[int, ...], expected: tuple[int, ...]) -> str:
+    if len(shape) == 5 and shape[0] == 1:
+        return " The first axis is a batch's: pass it without, p[0]."
+    if len(shape) == 4 and shape[1:] == expected:
+        return " Classes come last: np.moveaxis(p, 0, -1)."
+    if shape == expected:
+        return " Of one foreground class pass p[..., None]; labels are no probabilities."
+    return ""
 
 
 def _way_out(values: np.ndarray) -> str:
@@ -471,6 +529,10 @@ def _way_out(values: np.ndarray) -> str:
     for whole, name in ((255, "8-bit numbers"), (100, "percent")):
         if values.min() >= 0 and np.allclose(total, whole, rtol=0.02):
             return f"These look like {name}: divide them by {whole}."
+    if values.min() >= 0 and np.allclose(total, total.flat[0], rtol=0.02):
+        return f"Those of each voxel sum to {total.flat[0]:.4g}: divide them by that."
+    if values.max() <= 0 and np.allclose(np.exp(values).sum(axis=-1), 1, atol=1e-2):
+        return "These look like log-probabilities: np.exp of them."
     if np.allclose(total, 1, atol=1e-2):
         return (
             "Each voxel's sum to 1, as after an interpolation that overshoots: resample linearly, "

@@ -39,7 +39,7 @@ from kdcore._provenance import (
 from kdcore.data import Split
 from kdcore.distiller import Distiller
 from kdcore.heads import check_head
-from kdcore.losses import DiceCrossEntropy, check_labels
+from kdcore.losses import DiceBinaryCrossEntropy, DiceCrossEntropy, check_labels
 from kdcore.unet import leave_out_own_losses
 
 MOST_STEPS_AT_ONCE = 25
@@ -104,7 +104,8 @@ def fit(
         raise ValueError(
             f"{model.name} is not compiled. Call model.compile(optimizer, loss=...) before fit."
         )
-    if isinstance(model.loss, DiceCrossEntropy):  # other losses may expect probabilities
+    # Other losses may expect probabilities.
+    if isinstance(model.loss, DiceCrossEntropy | DiceBinaryCrossEntropy):
         network = getattr(model, "student", model)
         check_head(network)
         if network.built:

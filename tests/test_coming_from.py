@@ -128,6 +128,22 @@ def test_brats(here):
     assert all("whole tumour" in entry for entry in scope["scores"].values())
 
 
+def test_regions_that_overlap(here):
+    write_brats(here / "BraTS2021", map(make_brain, range(3)))
+    smaller = {
+        "(96, 80)": "(16, 16)",
+        "labelled=100": "labelled=1",
+        "test=20": "test=1",
+        "filters=16": "filters=2",
+        "epochs=40": "epochs=1",
+    }
+    scope = run("Regions that overlap", {}, smaller)
+    x, y = scope["batches"][0]
+    assert x.shape[1:] == (16, 16, 1) and y["mask"].shape[1:] == (16, 16, 2)
+    for entry in scope["scores"].values():
+        assert list(entry) == ["whole tumour", "tumour core"]
+
+
 def test_plain_folders(here):
     for index in range(4):
         case = make_brain(index, (20, 64, 60))

@@ -2,7 +2,7 @@
 
 from kdcore.data.acdc import acdc_info, acdc_patient, acdc_split, read_acdc
 from kdcore.data.brats import read_brats
-from kdcore.data.cases import Case, relabel
+from kdcore.data.cases import Case, relabel, to_regions
 from kdcore.data.download import acdc_folder, hippocampus_folder
 from kdcore.data.folders import read_folder
 from kdcore.data.grid import orientation, reorient, resample, resize, resize_map
@@ -43,4 +43,5 @@ __all__ = [
     "save_mask",
     "simulate_cases",
     "split_cases",
+    "to_regions",
 ]

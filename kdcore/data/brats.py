@@ -6,11 +6,13 @@ Left out on purpose: download (the challenge asks for registration), more than t
 import warnings
 from collections.abc import Sequence
 from dataclasses import replace
+from functools import partial
 from pathlib import Path
 
 import numpy as np
 from tqdm import tqdm
 
+from kdcore.data.cache import kept
 from kdcore.data.cases import Case
 from kdcore.data.grid import reorient, resample
 from kdcore.data.nifti import case_id_of, read_case
@@ -35,6 +37,7 @@ def read_brats(
     *,
     spacing_mm: float | None = None,
     sequences: Sequence[str] = SEQUENCES,
+    cache: str | Path | None = None,
 ) -> list[Case]:
     """All subjects of a folder in the BraTS challenge's layout, sorted by case id.
 
@@ -48,6 +51,7 @@ def read_brats(
             data sets the labels may mean other things.
         spacing_mm: Edge of cubic voxels in mm to `resample` to; None keeps the files'.
         sequences: Some of "T1", "T1c", "T2", "FLAIR"; only their files are needed.
+        cache: As for `kdcore.read_msd`.
 
     Returns:
         Cases named after the subjects' folders, with `image` (D, H, W, S) in the order
@@ -72,8 +76,9 @@ def read_brats(
     found = [(subject, _files(subject, sequences)) for subject in subjects]  # before reading
     cases = []
     for subject, files in tqdm(found, "reading", unit="scan", disable=len(found) < 4):
-        case = reorient(_read_subject(subject.name, files, sequences))
-        cases.append(case if spacing_mm is None else resample(case, spacing_mm))
+        settings = [list(sequences), spacing_mm]
+        read = partial(_read_subject, subject.name, files, sequences, spacing_mm)
+        cases.append(kept(cache, subject.name, list(files.values()), settings, read))
     return cases
 
 
@@ -92,7 +97,7 @@ def _subjects(folder: Path) -> list[Path]:
 
 
 def _scans(subject: Path) -> list[Path]:
-    names = sorted(p for p in subject.iterdir() if p.name.endswith((".nii", ".nii.gz")))
+    names = sorted(p for p in subject.iterdir() if p.name.lower().endswith((".nii", ".nii.gz")))
     return [_inner(path) for path in names if not path.name.startswith("._")]
 
 
@@ -144,12 +149,15 @@ def _files(subject: Path, sequences: Sequence[str]) -> dict[str, Path]:
     return files
 
 
-def _read_subject(case_id: str, files: dict[str, Path], sequences: Sequence[str]) -> Case:
-    """One case on the grid of its files."""
+def _read_subject(
+    case_id: str, files: dict[str, Path], sequences: Sequence[str], spacing_mm: float | None
+) -> Case:
+    """One case, turned, and on the grid of its files or of another voxel size."""
     paths = [files[name] for name in sequences]
     case = read_case(paths, files.get("mask"), sequences, case_id=case_id)
     mask = None if case.mask is None else _our_labels(case.mask, files["mask"])
-    return replace(case, mask=mask)
+    case = reorient(replace(case, mask=mask))
+    return case if spacing_mm is None else resample(case, spacing_mm)
 
 
 def _our_labels(mask: np.ndarray, path: Path) -> np.ndarray:
@@ -158,7 +166,8 @@ def _our_labels(mask: np.ndarray, path: Path) -> np.ndarray:
     if received - set(LABELS):
         raise ValueError(
             f"{path} holds the labels {sorted(received - set(LABELS))}. Expected BraTS' 0, 1, "
-            "2, and 3 or 4."
+            "2, and 3 or 4. Other labels: kdcore.data.read_folder reads them as they are, and "
+            "kdcore.data.relabel gives them other numbers."
         )
     of_children = path.name.upper().startswith("BRATS-PED")
     if 4 in received and case_id_of(path).endswith("-seg") and not of_children:

@@ -27,6 +27,9 @@ class Case:
             say it. Then there is Dice, and no distance in mm.
         sequences: Names of the S sequences ("T1", "FLAIR", ...).
         affine: `(4, 4)` voxel to scanner coordinates in mm, or None if unknown.
+        regions: Names of R regions that may overlap ("whole tumour", "tumour core"); None where
+            every voxel has one label. Then `mask` is `(D, H, W, R)`: 1 inside, 0 outside, −1 where
+            nobody labelled that region. `to_regions` makes them of labels.
 
     Raises:
         ValueError: If shapes, dtypes or values do not fit; the message names the case.
@@ -47,6 +50,7 @@ class Case:
     spacing_mm: tuple[float, ...]
     sequences: tuple[str, ...] = ("MRI",)
     affine: np.ndarray | None = None
+    regions: tuple[str, ...] | None = None
 
     def __post_init__(self) -> None:
         if self.case_id in ("", ".", "..") or Path(self.case_id).name != self.case_id:
@@ -67,15 +71,14 @@ class Case:
         object.__setattr__(self, "image", image)
         object.__setattr__(self, "spacing_mm", spacing)
         object.__setattr__(self, "sequences", tuple(self.sequences))
+        if self.regions is not None:
+            object.__setattr__(self, "regions", _region_names(self.case_id, self.regions))
         if self.mask is not None:
             mask = self.mask
             if not _on_disk(mask, np.uint8):
-                mask = integer_mask(np.asarray(mask), self.case_id)
-            if mask.shape != image.shape[:3]:
-                raise ValueError(
-                    f"{self.case_id}: mask of shape {mask.shape}, image of shape "
-                    f"{image.shape[:3]}. A mask needs one label for every voxel."
-                )
+                checked = integer_mask(np.asarray(mask), self.case_id)
+                mask = mask if _on_disk(mask, checked.dtype) else checked
+            _check_mask(self.case_id, mask, image.shape[:3], self.regions)
             object.__setattr__(self, "mask", _frozen(mask, mask.dtype))
 
     @property
@@ -118,10 +121,94 @@ def relabel(case: Case, labels: Mapping[int, int]) -> Case:
     """
     if case.mask is None:
         raise ValueError(f"{case.case_id} has no mask, so it has no labels to change.")
+    _refuse_regions(case)
     new = np.array(case.mask, np.int64)
     for old, label in labels.items():
         new[case.mask == old] = label
     return replace(case, mask=new)
+
+
+def to_regions(case: Case, regions: Mapping[str, Sequence[int]]) -> Case:
+    """The same scan with regions that may overlap in place of its labels.
+
+    Args:
+        case: With one label a voxel, or without a mask.
+        regions: Labels that make up each region, such as `{"whole tumour": (1, 2, 3), "tumour
+            core": (2, 3)}`; of an nnU-Net data set `label_regions` gives them.
+
+    Returns:
+        A case whose `mask` is `(D, H, W, R)`; where the label was −1 all regions are −1.
+
+    Raises:
+        ValueError: If the case has regions already, or a region no labels of 1 or more.
+
+    Examples:
+        >>> import kdcore.data
+        >>> import numpy as np
+        >>> mask = np.array([[[0, 1, 2]]])
+        >>> case = kdcore.data.Case("a", np.zeros((1, 1, 3, 1)), mask, (1.0, 1.0, 1.0))
+        >>> case = kdcore.data.to_regions(case, {"whole": (1, 2), "core": (2,)})
+        >>> case.regions, case.mask.tolist()
+        (('whole', 'core'), [[[[0, 0], [1, 0], [1, 1]]]])
+    """
+    _refuse_regions(case)
+    for name, labels in regions.items():
+        if not labels or min(labels) < 1:
+            raise ValueError(f"A region has labels of 1 or more. Received: {name!r}: {labels}.")
+    mask = None
+    if case.mask is not None:
+        inside = np.stack([np.isin(case.mask, labels) for labels in regions.values()], axis=-1)
+        mask = np.where(case.mask[..., None] < 0, -1, inside)
+    return replace(case, mask=mask, regions=tuple(regions))
+
+
+def _refuse_regions(case: Case) -> None:
+    if case.regions is not None:
+        raise ValueError(
+            f"{case.case_id} has the regions {case.regions}, which overlap, and no labels. Pass it "
+            "as it was before to_regions."
+        )
+
+
+def _region_names(case_id: str, names: Sequence[str]) -> tuple[str, ...]:
+    texts = not isinstance(names, str) and all(isinstance(name, str) for name in names)
+    if not (texts and 0 < len(set(names)) == len(names)) or any(n in ("", "all") for n in names):
+        raise ValueError(
+            f'{case_id}: regions must be different names, such as ("whole tumour", "core"). '
+            f"Received: {names!r}."
+        )
+    if any(name.isdigit() for name in names):
+        raise ValueError(
+            f"{case_id}: a region's name is no number, as labels are. Received: {names!r}."
+        )
+    return tuple(names)
+
+
+def _check_mask(
+    case_id: str, mask: np.ndarray, space: tuple[int, ...], regions: tuple[str, ...] | None
+) -> None:
+    if regions is not None:
+        if mask.shape != (*space, len(regions)):
+            raise ValueError(
+                f"{case_id}: mask of shape {mask.shape}. Expected {(*space, len(regions))}: a "
+                f"channel for each of the regions {regions}."
+            )
+        if mask.size and mask.max() > 1:
+            raise ValueError(
+                f"{case_id}: the mask of a region holds {mask.max()}; expected 1 inside, 0 outside "
+                "and -1 where nobody labelled it. Of labels kdcore.data.to_regions makes regions."
+            )
+    elif mask.shape != space:
+        overlapping = mask.ndim == 4 and mask.shape[:3] == space
+        raise ValueError(
+            f"{case_id}: mask of shape {mask.shape}, image of shape {space}. "
+            + (
+                f"If its {mask.shape[3]} channels are regions that may overlap, name them: "
+                "Case(..., regions=(...)); if each voxel has one, mask.argmax(axis=-1)."
+                if overlapping
+                else "A mask needs one label for every voxel."
+            )
+        )
 
 
 def _is_affine(affine: np.ndarray) -> bool:
@@ -164,7 +251,8 @@ def _check_image(
             f"{case_id}: {image.shape[-1]} sequences in the image, {len(sequences)} names: "
             f"{tuple(sequences)}."
         )
-    bad = sum(plane.size - np.count_nonzero(np.isfinite(plane)) for plane in image)
+    planes = image.T if image.flags.f_contiguous else image  # as they lie in memory or the file
+    bad = sum(plane.size - np.count_nonzero(np.isfinite(plane)) for plane in planes)
     if bad:
         raise ValueError(
             f"{case_id}: {bad} voxels are NaN or infinite. Repair the scan or leave it out."
@@ -176,6 +264,12 @@ def _check_image(
             f"{case_id}: spacing_mm must be 3 sizes > 0 mm, or UNKNOWN_SPACING. "
             f"Received: {spacing}."
         )
+
+
+def labels_in(mask: np.ndarray) -> list[int]:
+    """The labels of a mask, sorted; counted, which is faster than sorting all voxels."""
+    counts = np.bincount(mask.ravel(order="K").astype(np.int64) + 1)
+    return [int(label) - 1 for label in np.flatnonzero(counts)]
 
 
 _ROUNDING = 1e-3  # of labels that a file holds as integers times a slope

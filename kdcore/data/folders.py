@@ -5,10 +5,12 @@ NIfTI files are volumes; PNG and TIFF files are scans of one slice.
 
 import re
 from collections.abc import Mapping
+from functools import partial
 from pathlib import Path
 
 import numpy as np
 
+from kdcore.data.cache import kept
 from kdcore.data.cases import UNKNOWN_SPACING, Case, integer_mask
 from kdcore.data.nifti import read_case
 
@@ -16,7 +18,11 @@ _FLAT = (".png", ".tif", ".tiff")
 
 
 def read_folder(
-    folder: str | Path, images: str | Mapping[str, str], masks: str | None = None
+    folder: str | Path,
+    images: str | Mapping[str, str],
+    masks: str | None = None,
+    *,
+    cache: str | Path | None = None,
 ) -> list[Case]:
     """All cases of a folder whose names tell what belongs together, sorted by case id.
 
@@ -26,6 +32,7 @@ def read_folder(
             "FLAIR": "*/*_FLAIR.nii.gz"}`. What stands for the stars, each different part once
             and joined by `_`, is the case id; files with the same one belong together.
         masks: Likewise, for label maps; a case without one gets `mask=None`.
+        cache: As for `kdcore.read_msd`.
 
     Returns:
         Cases. NIfTI: on the files' grid. PNG and TIFF: one slice, voxels of unknown size; the
@@ -62,10 +69,12 @@ def read_folder(
             f"{drawn[alone[0]]} has no image: its case id by {masks} is {alone[0]}, and the images "
             f"give {', '.join(case_ids[:3])}. Stars must stand for the same parts in both."
         )
-    return [
-        _read([files[case_id] for files in found.values()], drawn.get(case_id), [*found], case_id)
-        for case_id in case_ids
-    ]
+    cases = []
+    for case_id in case_ids:
+        files, mask = [each[case_id] for each in found.values()], drawn.get(case_id)
+        read = partial(_read, files, mask, [*found], case_id)
+        cases.append(kept(cache, case_id, [*files, mask], [*found], read))
+    return cases
 
 
 def _matches(folder: Path, pattern: str) -> dict[str, Path]:

@@ -211,6 +211,9 @@ def _sample(
 def _sample_labels(
     mask: np.ndarray, shape: np.ndarray, factor: np.ndarray, offset: np.ndarray
 ) -> np.ndarray:
+    if mask.ndim == 4:  # of regions
+        each = [_sample_labels(one, shape, factor, offset) for one in np.moveaxis(mask, -1, 0)]
+        return np.stack(each, axis=-1)
     # Halfway between two voxels, as half of all are from 1 to 2 mm, shares would be equal
     # along every surface and all structures shrink; the image is not shifted, this is little.
     offset = offset + _SHIFT

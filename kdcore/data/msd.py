@@ -12,19 +12,25 @@ from pathlib import Path
 from typing import Any
 
 from kdcore._files import read_json
+from kdcore.data.cache import kept
 from kdcore.data.cases import Case, relabel
 from kdcore.data.nifti import case_id_of, read_case
 
 _IGNORE = "ignore"  # nnU-Net's name for voxels that nobody labelled
 
 
-def read_msd(folder: str | Path, *, labelled_only: bool = False) -> list[Case]:
+def read_msd(
+    folder: str | Path, *, labelled_only: bool = False, cache: str | Path | None = None
+) -> list[Case]:
     """All cases of a folder in the Decathlon's layout, sorted by case id.
 
     Args:
         folder: Holds `dataset.json`, `imagesTr`, `labelsTr` and, if there are any,
             `imagesTs`. macOS' `._*` files are ignored.
         labelled_only: Leave scans without a mask out; they need not be there.
+        cache: A folder of yours in which scans are kept unpacked, as float32. They then stay on
+            disk and take next to no memory, and the next call need not unpack them. None keeps
+            them in memory.
 
     Returns:
         The training cases with their masks, and the test cases with `mask=None`. Voxels of a label
@@ -45,7 +51,7 @@ def read_msd(folder: str | Path, *, labelled_only: bool = False) -> list[Case]:
     folder = Path(folder)
     description = _read_description(folder)
     if _is_nnunet(description):
-        return read_nnunet(folder, labelled_only=labelled_only)
+        return read_nnunet(folder, labelled_only=labelled_only, cache=cache)
     sequences = _names(description, "modality", "channel_names", path=folder) or ("MRI",)
     known = _label_values(description, folder / "dataset.json")
     cases = {}
@@ -53,11 +59,9 @@ def read_msd(folder: str | Path, *, labelled_only: bool = False) -> list[Case]:
         case_id = case_id_of(mask_path or image_path)
         if f"{case_id}_0000" != case_id_of(image_path):  # nnU-Net's name of a first sequence
             case_id = case_id_of(image_path)
-        case = read_case(image_path, mask_path, sequences, known, case_id=case_id)
-        case = _without_ignored(case, description)
-        if case.case_id in cases:
-            raise ValueError(f"{folder / 'dataset.json'} lists {case.case_id} twice.")
-        cases[case.case_id] = case
+        if case_id in cases:
+            raise ValueError(f"{folder / 'dataset.json'} lists {case_id} twice.")
+        cases[case_id] = _read(image_path, mask_path, sequences, known, case_id, description, cache)
     if not cases:
         raise ValueError(
             f"{folder} has no cases. Expected images under imagesTr that "
@@ -66,7 +70,9 @@ def read_msd(folder: str | Path, *, labelled_only: bool = False) -> list[Case]:
     return [cases[case_id] for case_id in sorted(cases)]
 
 
-def read_nnunet(folder: str | Path, *, labelled_only: bool = False) -> list[Case]:
+def read_nnunet(
+    folder: str | Path, *, labelled_only: bool = False, cache: str | Path | None = None
+) -> list[Case]:
     """All cases of a raw data set of nnU-Net, sorted by case id.
 
     Args:
@@ -74,6 +80,7 @@ def read_nnunet(folder: str | Path, *, labelled_only: bool = False) -> list[Case
             `imagesTr/<case>_0000.nii.gz`, `_0001` and so on, one a channel, masks
             `labelsTr/<case>.nii.gz`, and perhaps `imagesTs`.
         labelled_only: Leave scans without a mask out.
+        cache: As for `read_msd`.
 
     Returns:
         Cases named as nnU-Net names them, so that `NNUNetProbabilities` finds their maps.
@@ -108,8 +115,8 @@ def read_nnunet(folder: str | Path, *, labelled_only: bool = False) -> list[Case
             if part == "imagesTr" and not there:
                 unlabelled.append(case_id)
             if there or not labelled_only:
-                case = read_case(images, mask if there else None, sequences, known, case_id=case_id)
-                cases.append(_without_ignored(case, description))
+                told = mask if there else None
+                cases.append(_read(images, told, sequences, known, case_id, description, cache))
     _check_masks(folder, ending, cases)
     if unlabelled and not labelled_only:
         warnings.warn(
@@ -123,6 +130,27 @@ def read_nnunet(folder: str | Path, *, labelled_only: bool = False) -> list[Case
             f"labelsTr/<case>{ending}."
         )
     return sorted(cases, key=lambda case: case.case_id)
+
+
+def _read(
+    images: Path | Sequence[Path],
+    mask: Path | None,
+    sequences: Sequence[str],
+    known: set[int] | None,
+    case_id: str,
+    description: Mapping[str, Any],
+    cache: str | Path | None,
+) -> Case:
+    names = _label_names(description, Path("dataset.json"))
+    ignored = {int(number): -1 for number, name in names.items() if name == _IGNORE}
+
+    def read() -> Case:
+        case = read_case(images, mask, sequences, known, case_id=case_id)
+        return relabel(case, ignored) if ignored and case.mask is not None else case
+
+    files = [images] if isinstance(images, Path) else list(images)
+    settings = [list(sequences), sorted(known or ()), sorted(ignored)]
+    return kept(cache, case_id, [*files, mask], settings, read)
 
 
 def _is_nnunet(description: Mapping[str, Any]) -> bool:
@@ -237,13 +265,6 @@ def _label_values(description: Mapping[str, Any], path: Path) -> set[int] | None
     return {int(number) for number in _label_names(description, path)} or None
 
 
-def _without_ignored(case: Case, description: Mapping[str, Any]) -> Case:
-    """Voxels of the label "ignore" as −1: nobody labelled them."""
-    names = _label_names(description, Path("dataset.json"))
-    ignored = {int(number): -1 for number, name in names.items() if name == _IGNORE}
-    return relabel(case, ignored) if ignored and case.mask is not None else case
-
-
 def _label_names(description: Mapping[str, Any], path: Path) -> dict[str, str]:
     """Of {"0": "background", ...}, or the other way round as nnU-Net writes it."""
     labels = description.get("labels") or {}
@@ -311,7 +332,10 @@ def _inside(folder: Path, relative: str) -> Path:
     except (OSError, RuntimeError, ValueError) as error:  # links in a circle, impossible names
         raise ValueError(f"{listed} names a file that cannot be: {relative!r} ({error})") from error
     if not inside:
-        raise ValueError(f"{listed} points out of its folder: {relative!r}")
+        raise ValueError(
+            f"{listed} points out of its folder: {relative!r}. Expected a path within it, such as "
+            f"imagesTr/{relative.replace(chr(92), '/').split('/')[-1]}."
+        )
     if not relative.strip():
         raise ValueError(f"{listed} has an entry without a file name.")
     return path

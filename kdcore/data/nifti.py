@@ -7,6 +7,7 @@ Left out on purpose: DICOM (convert it with dcm2niix).
 import gzip
 import io
 import math
+import re
 from collections.abc import Sequence
 from dataclasses import replace
 from functools import cache
@@ -16,7 +17,7 @@ from typing import Any
 
 import numpy as np
 
-from kdcore.data.cases import Case, integer_mask
+from kdcore.data.cases import Case, integer_mask, labels_in
 
 SAME_PLACE = 0.1  # voxels that two grids' corners may lie apart
 MOST_VOXELS = 512 * 1024**2
@@ -74,7 +75,8 @@ def read_case(
     mask = None
     if mask_path is not None:
         mask = _read_mask(Path(mask_path), image_path, image.shape[:3], affine, labels)
-        if image.shape[-1] == 1 and np.array_equal(image[..., 0], mask):
+        alike = image.shape[-1] == 1 and image.max() == mask.max()
+        if alike and np.array_equal(image[..., 0], mask):
             raise ValueError(f"{image_path} holds what its mask holds: labels, no scan.")
     name = case_id_of(image_path) if case_id is None else case_id
     try:
@@ -106,7 +108,7 @@ def save_mask(path: str | Path, mask: np.ndarray, case: Case) -> Path:
 
 def case_id_of(path: str | Path) -> str:
     """`hippocampus_001` for `.../hippocampus_001.nii.gz`."""
-    return Path(path).name.removesuffix(".gz").removesuffix(".nii")
+    return re.sub(r"(\.nii)?(\.gz)?$", "", Path(path).name, flags=re.I)
 
 
 def check_grid(
@@ -194,9 +196,15 @@ def _read_mask(
     voxels, _, mask_affine = read_nifti(path)
     if voxels.ndim > 3 and set(voxels.shape[3:]) == {1}:
         voxels = voxels.reshape(voxels.shape[:3])
+    if voxels.ndim == 4 and voxels.shape[:3] == shape:
+        raise ValueError(
+            f"{path} has shape {voxels.shape}, but a mask has one label a voxel. If its "
+            f"{voxels.shape[3]} volumes are regions that may overlap, read the image alone, and "
+            "dataclasses.replace(case, mask=volumes, regions=names)."
+        )
     check_grid(path, (voxels.shape, mask_affine), image_path, (shape, affine))
     mask = integer_mask(voxels, path)
-    unknown = set(np.unique(mask).tolist()) - labels if labels else set()
+    unknown = set(labels_in(mask)) - labels if labels else set()
     if unknown:
         raise ValueError(
             f"{path} holds the labels {sorted(unknown)}, which dataset.json does not name "
@@ -235,7 +243,10 @@ def read_nifti(
             "file; fetch it again."
         ) from error
     if voxels.dtype.kind not in "iuf":
-        raise ValueError(f"{path} holds {voxels.dtype} values; expected numbers.")
+        raise ValueError(
+            f"{path} holds {voxels.dtype} values; expected one real number a voxel. Of complex "
+            "ones save the magnitude (np.abs), of colours one channel or a file for each."
+        )
     sides = np.linalg.norm(affine[:3, : len(spacing)], axis=0)
     if directions_only and np.allclose(sides, 1, rtol=1e-3) and len(spacing) == 3:
         affine[:3, :3] *= spacing
@@ -246,6 +257,12 @@ def read_nifti(
             f"of {np.round(spacing, 4).tolist()} mm by its header. Save it again with one of them."
         )
     return voxels, spacing, affine
+
+
+_PAIR = (
+    "it is one of a pair, .hdr and .img. Save it as one file: "
+    'nibabel.save(nibabel.load("x.img"), "x.nii.gz").'
+)
 
 
 class _OtherKindError(ValueError):
@@ -260,22 +277,50 @@ def _load(path: Path) -> Any:
     before that much has come.
     """
     content = io.BytesIO()
-    if path.suffix in (".hdr", ".img"):
-        raise _OtherKindError(
-            "it is one of a pair, .hdr and .img. Save it as one file: "
-            'nibabel.save(nibabel.load("x.img"), "x.nii.gz").'
-        )
+    if re.search(r"\.(hdr|img)(\.gz)?$", path.name, re.I):
+        raise _OtherKindError(_PAIR)
+    with open(path, "rb") as file:
+        begin = file.read(132)
+    _refuse_other_kinds(begin, path.suffix.lower())
     with _opened(path) as file:
         content.write(file.read(_LONGEST_HEADER))
         kind, claimed = _claims(content.getvalue())
         while content.tell() <= claimed + _PADDING and (chunk := file.read(1 << 20)):
             content.write(chunk)
     held = content.tell()
+    if held > claimed + _PADDING:
+        raise _OtherKindError(
+            f"its header claims {claimed} bytes, but it holds {held} or more: something lies "
+            "behind the voxels. If the header is right, save it without: "
+            'nibabel.save(nibabel.load("x.nii"), "y.nii.gz").'
+        )
     content.seek(claimed + _SLACK)
     if not claimed <= held <= claimed + _PADDING or content.read().strip(b"\0"):
         raise ValueError(f"its header claims {claimed} bytes, but it holds {held} or more")
     content.seek(0)
     return kind.from_stream(content)
+
+
+def _refuse_other_kinds(begin: bytes, ending: str) -> None:
+    """Say of a file that begins so what it is, where that is known."""
+    zipped = begin[:2] == b"\x1f\x8b"
+    if ending in (".mgz", ".mgh"):
+        raise _OtherKindError(
+            'it is FreeSurfer\'s. Convert it: nibabel.save(nibabel.load(path), "x.nii.gz").'
+        )
+    if ending == ".gz" and begin and not zipped:
+        raise _OtherKindError("it is not compressed: rename it to .nii.")
+    if ending == ".nii" and zipped:
+        raise _OtherKindError("it is compressed: rename it to .nii.gz.")
+    kinds = {"DICOM": begin[128:132] == b"DICM", "NRRD": begin[:4] == b"NRRD"}
+    kinds["MetaImage"] = begin.startswith((b"ObjectType", b"NDims"))
+    if kinds["DICOM"]:
+        raise _OtherKindError("it is DICOM. Convert its folder with dcm2niix.")
+    if name := next((name for name, is_it in kinds.items() if is_it), None):
+        raise _OtherKindError(
+            f"it is {name}. Convert it: SimpleITK.WriteImage(SimpleITK.ReadImage(path), "
+            '"x.nii.gz").'
+        )
 
 
 def _claims(block: bytes) -> tuple[Any, int]:
@@ -295,6 +340,8 @@ def _claims(block: bytes) -> tuple[Any, int]:
     voxels = math.prod(map(int, header.get_data_shape()))
     if not 0 < voxels <= MOST_VOXELS:
         raise ValueError(f"its header claims {voxels} voxels; 1 to {MOST_VOXELS} can be read")
+    if bytes(header["magic"]).rstrip(b"\0") in (b"ni1", b"ni2"):
+        raise _OtherKindError(_PAIR)
     start, least = int(header["vox_offset"]), int(header["sizeof_hdr"])
     if not least <= start <= _LATEST_START:
         raise ValueError(
@@ -305,7 +352,7 @@ def _claims(block: bytes) -> tuple[Any, int]:
 
 
 def _opened(path: Path) -> Any:
-    return gzip.open(path) if path.suffix == ".gz" else open(path, "rb")
+    return gzip.open(path) if path.suffix.lower() == ".gz" else open(path, "rb")
 
 
 def _header(block: bytes) -> tuple[Any, Any]:

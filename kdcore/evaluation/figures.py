@@ -204,6 +204,8 @@ def soft_target_maps(
         log_probabilities: `(D, H, W, C)` of the teacher.
         temperatures: T, one panel each.
     """
+    if case.regions is not None:
+        raise ValueError(f"{case.case_id} has regions that overlap; they have no one background.")
     plane = _largest_plane(case.mask)
     figure, axes = _panels(1, 2 + len(temperatures), 1.9, 2.5)
     show_slice(axes[0][0], case, plane)
@@ -272,8 +274,16 @@ def _largest_plane(*masks: np.ndarray | None) -> int:
     """The slice with most foreground of the first mask that has any; else the middle one."""
     for mask in masks:
         if mask is not None and mask.any():
+            mask = _layered(mask)
             return int((mask > 0).sum(axis=(1, 2)).argmax())
     return len(masks[0]) // 2 if masks and masks[0] is not None else 0
+
+
+def _layered(mask: np.ndarray) -> np.ndarray:
+    """Regions that overlap as one map, the later ones over the earlier; any other mask as it is."""
+    if mask.ndim == 3:
+        return mask
+    return np.asarray(((mask > 0) * np.arange(1, mask.shape[-1] + 1)).max(axis=-1))
 
 
 def _legend(figure: "Figure", labels: Mapping[str, str]) -> None:
@@ -285,6 +295,7 @@ def _legend(figure: "Figure", labels: Mapping[str, str]) -> None:
 
 def _show_mask(axis: Any, case: Case, mask: np.ndarray | None, plane: int) -> None:
     assert mask is not None
+    mask = _layered(mask)
     pixels = upright(mask[plane], case)
     for label in range(1, int(mask.max()) + 1):
         where = pixels == label

@@ -18,7 +18,7 @@ from kdcore.data import acdc, lgg
 from kdcore.data.cases import Case
 from kdcore.data.grid import orientation, reorient
 from kdcore.data.msd import label_names, read_msd
-from kdcore.evaluation.metrics import evaluate
+from kdcore.evaluation.metrics import evaluate, labels_of
 from kdcore.evaluation.scores import MEAN, per_case, table_of
 from kdcore.evaluation.statistics import bootstrap_interval
 from kdcore.evaluation.tables import interval, markdown
@@ -249,7 +249,7 @@ def score_table(scores: Mapping[str, Any], names: Mapping[str, str] | None = Non
         names: Of the labels.
     """
     names, table = names or {}, table_of(scores, arm="network")
-    labels = [label for label in table["label"].unique() if label.isdigit()]
+    labels = labels_of(table["label"].unique())
     rows = []
     for label in [*labels, MEAN]:
         row = [f"{label}, {names[label]}" if label in names else label]

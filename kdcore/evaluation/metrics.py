@@ -10,6 +10,7 @@ Surface Dice and hd95_mm are NaN, too, where the size of the voxels is not known
 """
 
 from collections.abc import Iterable, Mapping, Sequence
+from typing import Any
 
 import keras
 import numpy as np
@@ -18,7 +19,7 @@ from tqdm import tqdm
 
 from kdcore.data.cases import Case
 from kdcore.data.splits import Split
-from kdcore.inference import predict_mask, predict_probabilities
+from kdcore.inference import as_answers, most_probable, predict_mask, predict_probabilities
 from kdcore.losses import IGNORE, Tensor, combine_weights
 from kdcore.normalization import Normalization
 
@@ -169,7 +170,8 @@ def evaluate(
 
     Returns:
         `[case_id][label]` with `dice`, `surface_dice_1mm` and `hd95_mm` for each
-        foreground label ("1", "2", ...) and each region.
+        foreground label ("1", "2", ...) and each region; of cases with `regions`, which overlap,
+        for each of these.
 
     Raises:
         ValueError: If a case has no mask, or a region's name or labels are impossible.
@@ -218,7 +220,8 @@ def evaluate_with_calibration(
         mask = _mask_of(case)
         probabilities = predict_probabilities(model, case, normalization, slice_shape, window)
         scores[case.case_id] = evaluate_case(case, probabilities, regions)
-        beliefs[case.case_id] = calibration(mask[mask >= 0], probabilities[mask >= 0])
+        answers, p = as_answers(mask, probabilities, case)
+        beliefs[case.case_id] = calibration(answers[answers >= 0], p[answers >= 0])
     return scores, beliefs
 
 
@@ -255,8 +258,12 @@ def agreement(
     for seen, also_seen in zip(teacher_cases, student_cases, strict=True):
         a = predict_mask(teacher, seen, normalization)
         b = predict_mask(student, also_seen, normalization)
-        labels = sorted((set(np.unique(a)) | set(np.unique(b))) - {0})
-        values = [dice(a, b, int(label)) for label in labels]
+        if seen.regions is not None:
+            values = [dice(x, y, 1) for x, y in zip(_each(a), _each(b), strict=True)]
+            values = [value for value in values if np.isfinite(value)]
+        else:
+            labels = sorted((set(np.unique(a)) | set(np.unique(b))) - {0})
+            values = [dice(a, b, int(label)) for label in labels]
         result[seen.case_id] = float(np.mean(values)) if values else float("nan")
     return result
 
@@ -266,6 +273,15 @@ def evaluate_case(
 ) -> Scores:
     """The entry of one case in `evaluate`, from its `(D, H, W, C)` probabilities."""
     mask, num_classes = _mask_of(case), probabilities.shape[-1]
+    if case.regions is not None:
+        if regions:
+            raise ValueError(
+                f"{case.case_id} has regions of its own, {case.regions}, and no labels to be "
+                "scored together. Leave regions out."
+            )
+        prediction = np.where(mask >= 0, most_probable(probabilities, case), 0)
+        parts = zip(case.regions, _each(mask == 1), _each(prediction == 1), strict=True)
+        return {name: _scores_of(case, a, b) for name, a, b in parts}
     if mask.max() >= num_classes:
         raise ValueError(
             f"{case.case_id} holds label {mask.max()}, but the network knows only "
@@ -276,18 +292,26 @@ def evaluate_case(
     scored = {**{str(label): (label,) for label in range(1, num_classes)}, **scored}
     # Where nobody labelled, both say background.
     prediction = np.where(mask >= 0, probabilities.argmax(axis=-1), 0)
-    result: Scores = {}
-    for name, labels in scored.items():
-        pair = np.isin(mask, labels), np.isin(prediction, labels)
-        surface_dice, hd95 = float("nan"), float("nan")
-        if case.has_spacing:
-            surface_dice, hd95 = surface_distances(*pair, 1, case.spacing_mm)
-        result[name] = {
-            "dice": dice(*pair, 1),
-            "surface_dice_1mm": surface_dice,
-            "hd95_mm": hd95,
-        }
-    return result
+    return {
+        name: _scores_of(case, np.isin(mask, labels), np.isin(prediction, labels))
+        for name, labels in scored.items()
+    }
+
+
+def _scores_of(case: Case, reference: np.ndarray, prediction: np.ndarray) -> dict[str, float]:
+    surface_dice, hd95 = float("nan"), float("nan")
+    if case.has_spacing:
+        surface_dice, hd95 = surface_distances(reference, prediction, 1, case.spacing_mm)
+    return {
+        "dice": dice(reference, prediction, 1),
+        "surface_dice_1mm": surface_dice,
+        "hd95_mm": hd95,
+    }
+
+
+def _each(mask: np.ndarray) -> np.ndarray:
+    """(D, H, W, R) -> (R, D, H, W)."""
+    return np.moveaxis(mask, -1, 0)
 
 
 def absent_labels(
@@ -301,7 +325,7 @@ def absent_labels(
 
     Args:
         cases: Cases with masks.
-        labels: "1", "2", ...
+        labels: "1", "2", ...; of cases with `regions`, which overlap, names of these.
         regions: Labels that are scored together, {"whole tumour": (1, 2)}.
 
     Raises:
@@ -317,11 +341,18 @@ def absent_labels(
         {'1': [], '2': ['a']}
     """
     cases = list(cases)
-    values = {str(label): (int(label),) for label in labels} | dict(regions or {})
+    wanted = {str(label): (label,) for label in labels} | dict(regions or {})
     return {
-        name: [case.case_id for case in cases if not np.isin(_mask_of(case), wanted).any()]
-        for name, wanted in values.items()
+        name: [case.case_id for case in cases if not _holds(case, parts)]
+        for name, parts in wanted.items()
     }
+
+
+def _holds(case: Case, labels: Sequence[Any]) -> bool:
+    mask = _mask_of(case)
+    if case.regions is None:
+        return bool(np.isin(mask, [int(label) for label in labels]).any())
+    return any((mask[..., case.regions.index(name)] == 1).any() for name in labels)
 
 
 def _mask_of(case: Case) -> np.ndarray:
@@ -345,9 +376,12 @@ def _checked_regions(
     return {name: tuple(labels) for name, labels in regions.items()}
 
 
-def labels_of(entry: Mapping[str, object]) -> list[str]:
-    """The labels among the keys of a case's scores; the others are regions."""
-    return [key for key in entry if key.isdigit()]
+def labels_of(entry: Iterable[str]) -> list[str]:
+    """The labels among the keys of a case's scores; the others are regions.
+
+    Where there are none, the case has regions that overlap: these are its labels.
+    """
+    return [key for key in entry if key.isdigit()] or list(entry)
 
 
 def case_dice(entry: Scores, lacks: Iterable[str] = ()) -> float:
@@ -419,6 +453,12 @@ class ForegroundDice(keras.metrics.Metric):
             prediction = ops.cast(ops.argmax(y_pred, axis=-1), "int32")
         reference = ops.cast(y_true, "int32")
         if len(reference.shape) == len(y_pred.shape):
+            if reference.shape[-1] not in (None, 1):
+                raise ValueError(
+                    "ForegroundDice takes one label a voxel. Received: a mask of "
+                    f"{reference.shape[-1]} channels. Of regions that overlap kdcore.evaluate "
+                    "gives the Dice of each."
+                )
             reference = ops.squeeze(reference, axis=-1)
         weight = combine_weights(ops.cast(reference != IGNORE, "float32"), sample_weight)
         a = ops.stack([ops.cast(reference == i, "float32") for i in labels])

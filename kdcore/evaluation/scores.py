@@ -25,6 +25,7 @@ import pandas as pd
 from kdcore._files import plain, read_json, replacing, write_json
 from kdcore._provenance import provenance
 from kdcore.data.splits import Split
+from kdcore.evaluation.metrics import labels_of
 
 COLUMNS = ("study", "arm", "seed", "case", "label", "metric", "value")
 ABOUT = (
@@ -113,8 +114,8 @@ def by_seed(source: Source, arm: str, label: str = MEAN, metric: str = "dice") -
     """
     table, label = as_table(source), str(label)
     of_arm = _chosen(table, "arm", [arm])
-    names = of_arm["label"].unique()
-    labels = [name for name in names if name.isdigit()] if label == MEAN else [label]
+    names = [name for name in of_arm["label"].unique() if name != ALL]
+    labels = labels_of(names) if label == MEAN else [label]
     chosen = _chosen(_chosen(of_arm, "label", labels), "metric", [metric])
     twice = chosen.duplicated(["seed", "case", "label"])
     if twice.any():

@@ -158,6 +158,7 @@ def fidelity(
     sums: dict[str, list[float]] = {name: [] for name in ("agreement", "dice")}
     divergence, voxels = np.zeros(2), np.zeros(2)
     for case in cases:
+        _refuse_regions(case, "fidelity")
         log_p = np.asarray(soft_targets[case.case_id], np.float32)
         p, q = np.exp(log_p), predict_probabilities(student, case, normalization)
         if p.shape != q.shape:
@@ -224,6 +225,7 @@ def check_teaching(
     classes = 2
     cases = list(cases)
     for case, seen in zip(cases, cases if teacher_cases is None else teacher_cases, strict=True):
+        _refuse_regions(case, "check_teaching")
         if seen.case_id != case.case_id:
             raise ValueError(
                 f"The teacher sees {seen.case_id} where the student sees {case.case_id}. Pass "
@@ -258,6 +260,15 @@ def check_teaching(
         problems=tuple(_problems(numbers, classes, training)),
         training=training,
     )
+
+
+def _refuse_regions(case: Case, what: str) -> None:
+    if case.regions is not None:
+        raise ValueError(
+            f"{what} is of classes that exclude each other; {case.case_id} has the regions "
+            f"{case.regions}, which overlap. Compare teacher, student and baseline by evaluate and "
+            "kdcore.evaluation.agreement."
+        )
 
 
 def _problems(
