@@ -137,20 +137,38 @@ def playground_pictures() -> str:
     """Each step of the playground's story: what to watch, and how it ends with the first seed."""
     parts = []
     for number, step in enumerate(read_json(PLAYGROUND / "story.json"), 1):
-        alt = f"Teacher, student and baseline at the end of step {number}, {step['title']}."
-        image = f"![{alt}](assets/playground/step-{number}.webp){{ loading=lazy }}"
-        parts += [f"**{number} · {step['title']}.** {step['watch']}", image]
+        parts += [f"**{number} · {step['title']}.** {step['watch']}", _step(number)]
     return "\n\n".join(parts)
+
+
+def _step(number: int, root: str = "") -> str:
+    title = read_json(PLAYGROUND / "story.json")[number - 1]["title"]
+    alt = f"Teacher, student and baseline at the end of step {number}, {title}."
+    return f"![{alt}]({root}assets/playground/step-{number}.webp){{ loading=lazy }}"
+
+
+def playground_scene(number: int) -> str:
+    """A step of the story within a page of a folder; without JavaScript its picture."""
+    return (
+        f'<div class="kd-playground kd-scene" data-kd-playground="{number}" markdown="1">\n'
+        f'<div class="kd-pictures" markdown="1">\n\n{_step(number, "../")}\n\n</div>\n</div>'
+    )
 
 
 def playground_table() -> str:
     """What kdcore made of each step with ten seeds; differences in points, with a t interval."""
     table = []
     for number, step in enumerate(read_json(PLAYGROUND / "kdcore.json"), 1):
-        arms = {who: 100 * np.array([row[who] for row in step["accuracy"]]) for who in NETWORKS}
-        lead = arms["student"] - arms["baseline"]
-        half = stats.t.ppf(0.975, len(lead) - 1) * stats.sem(lead)
-        means = [f"{arms[who].mean():.1f} %" for who in NETWORKS]
-        told = f"{lead.mean():+.1f} ± {half:.1f}".replace("-", "−")
-        table.append([f"{number} · {step['title']}", *means, told])
+        means = [
+            f"{100 * np.mean([row[who] for row in step['accuracy']]):.1f} %" for who in NETWORKS
+        ]
+        table.append([f"{number} · {step['title']}", *means, playground_lead(number)])
     return markdown(["step", *NETWORKS, "student − baseline"], table)
+
+
+def playground_lead(number: int) -> str:
+    """Student − baseline at the end of a step, over ten seeds of kdcore."""
+    rows_ = read_json(PLAYGROUND / "kdcore.json")[number - 1]["accuracy"]
+    lead = [100 * (row["student"] - row["baseline"]) for row in rows_]
+    half = stats.t.ppf(0.975, len(lead) - 1) * stats.sem(lead)
+    return f"{np.mean(lead):+.1f} ± {half:.1f}".replace("-", "−")
