@@ -133,9 +133,17 @@ def lab() -> str:
     return markdown([*header, "gradient", "T² gradient"], table)
 
 
+LEGEND = (
+    "Above what each network says of every pair of intensities, T1 to the right, FLAIR upwards; below "
+    'of the slice. Colours: <i class="kd-swatch kd-class-0"></i>tissue, '
+    '<i class="kd-swatch kd-class-1"></i>oedema, <i class="kd-swatch kd-class-2"></i>core, paler '
+    "where it doubts. Ringed dots have a label."
+)
+
+
 def playground_pictures() -> str:
     """Each step of the playground's story: what to watch, and how it ends with the first seed."""
-    parts = []
+    parts = [LEGEND]
     for number, step in enumerate(read_json(PLAYGROUND / "story.json"), 1):
         parts += [f"**{number} · {step['title']}.** {step['watch']}", _step(number)]
     return "\n\n".join(parts)
@@ -151,7 +159,7 @@ def playground_scene(number: int) -> str:
     """A step of the story within a page of a folder; without JavaScript its picture."""
     return (
         f'<div class="kd-playground kd-scene" data-kd-playground="{number}" markdown="1">\n'
-        f'<div class="kd-pictures" markdown="1">\n\n{_step(number, "../")}\n\n</div>\n</div>'
+        f'<div class="kd-pictures" markdown="1">\n\n{_step(number, "../")}\n\n{LEGEND}\n\n</div>\n</div>'
     )
 
 
