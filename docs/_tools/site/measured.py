@@ -134,8 +134,8 @@ def lab() -> str:
 
 
 LEGEND = (
-    "Above what each network says of every pair of intensities, T1 to the right, FLAIR upwards; below "
-    'of the slice. Colours: <i class="kd-swatch kd-class-0"></i>tissue, '
+    "Above what each network says of every pair of intensities, T1 to the right, FLAIR upwards; "
+    'below of the slice. Colours: <i class="kd-swatch kd-class-0"></i>tissue, '
     '<i class="kd-swatch kd-class-1"></i>oedema, <i class="kd-swatch kd-class-2"></i>core, paler '
     "where it doubts. Ringed dots have a label."
 )
@@ -157,9 +157,10 @@ def _step(number: int, root: str = "") -> str:
 
 def playground_scene(number: int) -> str:
     """A step of the story within a page of a folder; without JavaScript its picture."""
+    picture = f"{_step(number, '../')}\n\n{LEGEND}"
     return (
         f'<div class="kd-playground kd-scene" data-kd-playground="{number}" markdown="1">\n'
-        f'<div class="kd-pictures" markdown="1">\n\n{_step(number, "../")}\n\n{LEGEND}\n\n</div>\n</div>'
+        f'<div class="kd-pictures" markdown="1">\n\n{picture}\n\n</div>\n</div>'
     )
 
 
