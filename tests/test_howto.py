@@ -99,5 +99,6 @@ def test_a_model_of_ones_own(capsys):
         exec(code, scope)
     for name in ("distiller", "hinted"):
         assert len(scope[name].history.history["loss"]) == 1
-    assert "hint_loss" in scope["hinted"].history.history
+    history = scope["hinted"].history.history
+    assert history["loss"][0] > history["hard_loss"][0] + history["soft_loss"][0], "and the hints"
     assert all(case_id in capsys.readouterr().out for case_id in [next(iter(scope["scores"]))])
