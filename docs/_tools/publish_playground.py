@@ -323,7 +323,8 @@ def picture(
         plane.imshow(shaded(logits_of(weights[who], seen)), origin="lower", extent=extent)
         own = "teacher" if who == "teacher" else "student"
         labels = settings["teacherLabels" if who == "teacher" else "labels"]
-        scatter(plane, data, parts[own], parts[f"{own}_labels"], labels)
+        heard = POOL if who == "student" and settings["unlabelled"] else labels
+        scatter(plane, data, parts[own][:heard], parts[f"{own}_labels"], labels)
         plane.set_title(f"{who}: {100 * scores[who]:.1f} %")
         plane.set(xlabel="T1", xticks=[], yticks=[])
         logits = logits_of(weights[who], inputs(data, voxels, sees)).reshape(

@@ -242,5 +242,4 @@ function start() {
   demo = root && new Demo(root);
 }
 
-if (window.document$) window.document$.subscribe(start);
-else start();
+window.document$.subscribe(start);

@@ -208,6 +208,10 @@ const OPAQUE = 0.85; // the image stays visible below a probability of 1
 const LOOKS = [["1", CLASSES[1]], ["2", CLASSES[2]], ["0", CLASSES[0]], ["doubt", "doubt (entropy)"]];
 const ARROWS = { ArrowUp: [-1, 0], ArrowDown: [1, 0], ArrowLeft: [0, -1], ArrowRight: [0, 1] };
 
+const probabilityCell = (who, c) => `<td><span data-out="${who}${c}"></span>
+  <svg viewBox="0 0 1 1" preserveAspectRatio="none" aria-hidden="true">
+  <rect data-bar="${who}${c}" class="kd-class-${c}" height="1"/></svg></td>`;
+
 const sliceForm = () => `<div class="kd-dials">${temperatureDial("kd-slice-T", 1)}</div>
   ${radios("kd-look", "Shown", LOOKS, "1")}
   <div class="kd-stage" tabindex="0" role="application" aria-label="The slice; arrow keys move the voxel">
@@ -221,7 +225,7 @@ const sliceForm = () => `<div class="kd-dials">${temperatureDial("kd-slice-T", 1
   <output class="kd-sentence" data-out="place"></output>
   <div class="kd-wide"><table class="kd-table"><thead><tr><td></td>${heads}<th scope="col">entropy</th></tr></thead><tbody>
     ${["teacher", "student"].map((who) => `<tr><th scope="row">${who}</th>
-      ${cells((c) => `<td data-out="${who}${c}"></td>`)}<td data-out="h${who}"></td></tr>`).join("")}</tbody></table></div>
+      ${cells((c) => probabilityCell(who, c))}<td data-out="h${who}"></td></tr>`).join("")}</tbody></table></div>
   <button type="button" class="kd-button">Turn the dials above to this voxel</button>`;
 
 /** The background's logit is 0 and not in the file. */
@@ -245,10 +249,12 @@ function slice(root, data) {
   };
   view.addEventListener("input", update);
   listen(view, model, move);
+  const dials = document.querySelector("[data-kd-voxel]"); // on the lab's own page
+  view.querySelector("button").hidden = !dials;
   view.querySelector("button").addEventListener("click", () => {
     const at = voxelOf(model);
     const detail = { v: model.teacher(at), z: model.student(at), y: model.labels[at], T: readTemperature(view) };
-    document.querySelector("[data-kd-voxel]").dispatchEvent(new CustomEvent("kd-take", { detail }));
+    dials.dispatchEvent(new CustomEvent("kd-take", { detail }));
   });
   update();
 }
@@ -287,7 +293,10 @@ function showSlice(view, model) {
     const canvas = view.querySelector(`[data-map="${who}"]`);
     draw(canvas, model.shape, model.grey, (voxel) => [rgb(color), OPAQUE * value(model[who](voxel))], model.labels);
     frame(canvas, ...model.place);
-    softmax(model[who](at), T).forEach((p, c) => setOut(view, who + c, shown(p)));
+    softmax(model[who](at), T).forEach((p, c) => {
+      setOut(view, who + c, shown(p));
+      view.querySelector(`[data-bar="${who}${c}"]`).setAttribute("width", p);
+    });
     setOut(view, `h${who}`, shown(entropy(model[who](at), T)));
   }
   const loss = shown(kdLoss(model.teacher(at), model.student(at), T), 4);

@@ -1,11 +1,28 @@
-// What Material does not do by itself: equations, and names for what a screen reader meets.
+// What Material does not do by itself: equations, names for what a screen reader meets, and the
+// page's own scripts. Each is fetched by the first page that needs it, and by no other.
+const SCRIPTS = {
+  "[data-kd-compare]": "./compare.mjs",
+  "[data-kd-swipe]": "./swipe.mjs",
+  "[data-kd-voxel], [data-kd-slice]": "./lab.mjs",
+  "[data-kd-playground]": "./playground.mjs",
+  "#demo": "./demo.mjs",
+};
+
+function scripts(page) {
+  for (const [selector, script] of Object.entries(SCRIPTS)) if (page.querySelector(selector)) import(script);
+}
+
 const delimiters = [
   { left: "\\[", right: "\\]", display: true },
   { left: "\\(", right: "\\)", display: false },
 ];
 
-function equations(page) {
-  for (const element of page.querySelectorAll(".arithmatex:not(:has(.katex))"))
+async function equations(page) {
+  const found = page.querySelectorAll(".arithmatex:not(:has(.katex))");
+  if (!found.length) return;
+  await import("./katex/katex.min.js");
+  await import("./katex/auto-render.min.js");
+  for (const element of found)
     window.renderMathInElement(element, { delimiters, throwOnError: false, strict: "ignore" });
 }
 
@@ -33,9 +50,10 @@ function scrollable(page) {
       element.setAttribute("tabindex", "0");
 }
 
-window.document$.subscribe(() => {
-  equations(document);
+window.document$.subscribe(async () => {
+  scripts(document);
   name("[data-md-component=search][role=dialog]", "Search");
+  await equations(document);
   requestAnimationFrame(() => {
     landmarks(document);
     scrollable(document);

@@ -11,6 +11,7 @@ const MAX_INFLATED = 128 * MEGABYTE;
 const MAX_VOXELS = 2 ** 24;
 const MAX_PICTURE_SIDE = 4096;
 const MAX_SIDE = 256; // of what a network is given
+const LARGEST = 80; // mm; the training volumes are 31 to 43 × 40 to 59 × 24 to 47
 const EXPECTED = "Expected a PNG, a JPEG or a NIfTI file (.nii, .nii.gz).";
 const VOXEL_TYPES = {
   2: ["getUint8", 1],
@@ -138,18 +139,72 @@ function readNifti(buffer) {
   const voxels = readVoxels(buffer, header);
   const [x, y, z] = header.sizes;
   const flat = header.rank === 2;
-  const notes = flat ? cropNote(x, y) : cropNote(y, z);
+  const turned = flat ? null : orientation(header.directions);
+  const steps = [1, x, x * y];
+  const axes = turned ?? [0, 1, 2].map((axis) => ({ axis, sign: 1 }));
+  const shape = flat ? [1, x, y] : axes.map(({ axis }) => header.sizes[axis]);
+  const strides = flat ? [0, 1, x] : axes.map(({ axis, sign }) => sign * steps[axis]);
+  const start = axes.reduce((at, { axis, sign }) => at + (sign < 0 ? (header.sizes[axis] - 1) * steps[axis] : 0), 0);
+  const notes = cropNote(shape[1], shape[2]);
+  if (!flat && !turned) notes.push("Its header does not say how it lies: its axes are taken to run right, front, top.");
+  else if (turned?.some(({ axis, sign }, i) => axis !== i || sign < 0)) {
+    notes.push(`Its axes run ${letters(turned)}; it was turned so that they run right, front, top (RAS).`);
+  }
   if (header.spacing.some((size) => Math.abs(size - 1) > 0.1)) {
     const sizes = header.spacing.map((size) => Number(size.toPrecision(3))).join(" × ");
     notes.push(`Its voxels are ${sizes} mm. The networks know voxels of 1 mm: resample it.`);
   }
-  return {
-    shape: flat ? [1, x, y] : [x, y, z],
-    strides: flat ? [0, 1, x] : [1, x, x * y],
-    voxels,
-    scale: fitScale(voxels),
-    notes,
-  };
+  const extent = header.spacing.map((size, axis) => size * header.sizes[axis]);
+  if (!flat && extent.every((length) => length > LARGEST)) {
+    notes.push(
+      `It is ${extent.map(Math.round).join(" × ")} mm, perhaps a whole head. The networks know boxes of about `
+        + "36 × 50 × 35 mm around one hippocampus; what they mark elsewhere means nothing. Cut such a box.",
+    );
+  }
+  return { shape, strides, start: flat ? 0 : start, voxels, scale: fitScale(voxels), notes };
+}
+
+/**
+ * For right, front and top the axis of the file that runs there, and whether with or against it;
+ * nothing if the header does not say. `directions[world][axis]` are the affine's columns.
+ */
+function orientation(directions) {
+  const sizes = [0, 1, 2].map((axis) => Math.hypot(...directions.map((row) => row[axis])));
+  if (!sizes.every((size) => size > 0 && Number.isFinite(size))) return null;
+  const pairs = directions.flatMap((row, world) => row.map((x, axis) => ({ world, axis, share: x / sizes[axis] })));
+  pairs.sort((a, b) => Math.abs(b.share) - Math.abs(a.share));
+  const found = [];
+  for (const { world, axis, share } of pairs) {
+    if (found[world] || found.some((one) => one?.axis === axis)) continue;
+    found[world] = { axis, sign: share < 0 ? -1 : 1 };
+  }
+  return found;
+}
+
+/** Where the file's axes run, as nibabel has it: LPS, RAS, ... */
+function letters(turned) {
+  const names = ["RL", "AP", "SI"];
+  return [0, 1, 2].map((axis) => {
+    const world = turned.findIndex((one) => one.axis === axis);
+    return names[world][turned[world].sign < 0 ? 1 : 0];
+  }).join("");
+}
+
+/** The affine's columns, from the header's matrix or its quaternion; zeros if it has neither. */
+function directionsOf(view, little) {
+  const float = (at) => view.getFloat32(at, little);
+  if (view.getInt16(254, little) > 0) {
+    return [280, 296, 312].map((row) => [0, 1, 2].map((axis) => float(row + 4 * axis)));
+  }
+  if (view.getInt16(252, little) <= 0) return [[0, 0, 0], [0, 0, 0], [0, 0, 0]];
+  const [b, c, d] = [256, 260, 264].map(float);
+  const a = Math.sqrt(Math.max(0, 1 - b * b - c * c - d * d));
+  const flip = float(76) < 0 ? -1 : 1; // pixdim[0]
+  return [
+    [a * a + b * b - c * c - d * d, 2 * (b * c - a * d), flip * 2 * (b * d + a * c)],
+    [2 * (b * c + a * d), a * a + c * c - b * b - d * d, flip * 2 * (c * d - a * b)],
+    [2 * (b * d - a * c), 2 * (c * d + a * b), flip * (a * a + d * d - b * b - c * c)],
+  ];
 }
 
 function readHeader(buffer) {
@@ -181,6 +236,7 @@ function readHeader(buffer) {
     rank,
     sizes,
     type: VOXEL_TYPES[type],
+    directions: directionsOf(view, little),
     spacing: spacing.map((_, i) => Math.abs(view.getFloat32(80 + 4 * i, little))),
     offset: view.getFloat32(108, little) || 352,
     slope: view.getFloat32(112, little),

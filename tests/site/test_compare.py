@@ -85,3 +85,23 @@ def test_a_narrow_screen_is_wide_enough(open_page, path):
     page.locator("[data-kd-slice], [data-kd-compare]").scroll_into_view_if_needed()
     expect(page.locator("canvas").first).to_be_visible()
     assert page.evaluate("document.documentElement.scrollWidth") <= 390
+
+
+def test_a_slider_shows_student_or_baseline(open_page):
+    page = open_page("")
+    slider = page.get_by_role("slider", name="Student or baseline, scan 2")
+    slider.press("End")
+    expect(slider).to_have_attribute("aria-valuetext", "100 % of the width is the student's")
+    student, baseline = (page.locator(".kd-pair").nth(1).locator("img").nth(i) for i in (0, 1))
+    clip = "image => getComputedStyle(image).clipPath"
+    assert student.evaluate(clip) == "inset(0px 0% 0px 0px)"
+    slider.press("Home")
+    assert student.evaluate(clip) == "inset(0px 100% 0px 0px)"
+    assert "calc(0% + 1px)" in baseline.evaluate(clip)
+
+
+def test_without_javascript_student_and_baseline_are_two_pictures(open_page):
+    page = open_page("", java_script_enabled=False)
+    pictures = page.locator(".kd-pair").first.locator("img")
+    left, right = (picture.bounding_box() for picture in pictures.all())
+    assert left["x"] + left["width"] <= right["x"]

@@ -8,6 +8,7 @@ import struct
 import sys
 import zlib
 
+import numpy as np
 import pytest
 from conftest import ROOT
 
@@ -54,7 +55,7 @@ def give(page, name, content):
     )
 
 
-def nifti(shape, values, kind="h", order="<", slope=0.0, intercept=0.0, spacing=1.0):
+def nifti(shape, values, kind="h", order="<", slope=0.0, intercept=0.0, spacing=1.0, affine=None):
     """A NIfTI-1 file of int16 ("h") or float32 ("f") voxels, the first axis fastest."""
     header = bytearray(352)
     struct.pack_into(f"{order}i", header, 0, 348)
@@ -63,6 +64,9 @@ def nifti(shape, values, kind="h", order="<", slope=0.0, intercept=0.0, spacing=
     struct.pack_into(f"{order}8f", header, 76, 1, *[spacing] * 7)
     struct.pack_into(f"{order}3f", header, 108, 352, slope, intercept)
     header[344:348] = b"n+1\0"
+    if affine is not None:
+        struct.pack_into(f"{order}h", header, 254, 1)
+        struct.pack_into(f"{order}12f", header, 280, *np.asarray(affine)[:3].ravel())
     return bytes(header) + struct.pack(f"{order}{len(values)}{kind}", *values)
 
 
@@ -366,3 +370,58 @@ def test_it_ends_and_begins_again_with_the_page(page):
     page.go_back()
     choose(page, 2)
     assert len(demo_workers(page)) == 1
+
+
+ORIENTATIONS = {"LPS": (-1, -2, 3), "PIR": (-2, -3, 1), "SAL": (3, 2, -1)}
+
+
+@pytest.mark.parametrize("codes", ORIENTATIONS)
+def test_a_scan_is_segmented_as_its_header_says_it_lies(page, codes):
+    """The same scan with other axes in the file gives the same logits, and it is told."""
+    ras = np.random.default_rng(0).integers(0, 1000, (6, 20, 15))
+    world = [abs(axis) - 1 for axis in ORIENTATIONS[codes]]  # where each axis of the file runs
+    against = [i for i, axis in enumerate(ORIENTATIONS[codes]) if axis < 0]
+    turned = np.flip(ras.transpose(world), against)
+    affine = np.zeros((4, 4))
+    for axis, sign in enumerate(np.sign(ORIENTATIONS[codes])):
+        affine[world[axis], axis] = sign
+    files = [
+        nifti(ras.shape, ras.ravel("F").tolist(), affine=np.eye(4)),
+        nifti(turned.shape, turned.ravel("F").tolist(), affine=affine),
+    ]
+    found = in_worker(
+        page,
+        """
+        const found = [];
+        for (const bytes of args) {
+          const file = new File([new Uint8Array(bytes)], "scan.nii");
+          const {shape, notes} = await ask("openFile", {file});
+          const {logits} = await ask("segment", {name: "student", plane: 2});
+          found.push({shape, notes, logits: [...logits]});
+        }
+        return found;
+        """,
+        *map(list, files),
+    )
+    plain, other = found
+    assert plain["shape"] == other["shape"] == list(ras.shape)
+    assert other["logits"] == plain["logits"]
+    assert not plain["notes"]
+    assert [note for note in other["notes"] if f"Its axes run {codes}; it was turned" in note]
+
+
+def test_a_scan_turned_by_its_quaternion(page):
+    """Half a turn about the body's axis: left, posterior, superior."""
+    content = bytearray(volume()[2])
+    struct.pack_into("<h", content, 252, 1)
+    struct.pack_into("<3f", content, 256, 0, 0, 1)
+    give(page, "scan.nii", bytes(content))
+    done(page)
+    expect(page.locator(".demo-notes")).to_contain_text("Its axes run LPS")
+
+
+def test_a_whole_head_is_told(page):
+    values = [n % 97 for n in range(30 * 30 * 30)]
+    give(page, "head.nii", nifti((30, 30, 30), values, spacing=6.0, affine=np.eye(4) * 6))
+    done(page)
+    expect(page.locator(".demo-notes")).to_contain_text("180 × 180 × 180 mm, perhaps a whole head")

@@ -67,8 +67,7 @@ def call(page, name, *arguments):
     """An exported function of the module, in the browser."""
     return page.evaluate(
         """async ([name, args]) => {
-          const { src } = document.querySelector('script[src*="lab.mjs"]');
-          return (await import(src))[name](...args);
+          return (await import(new URL("../assets/lab.mjs", location)))[name](...args);
         }""",
         [name, [np.asarray(a).tolist() for a in arguments]],
     )
@@ -154,8 +153,7 @@ def test_temperature_by_keyboard(lab, stop, T):
 
 def test_the_stops_of_temperature_are_evenly_spread(lab):
     stops = lab.evaluate(
-        """async () => (await import(
-          document.querySelector('script[src*="lab.mjs"]').src)).TEMPERATURES"""
+        'async () => (await import(new URL("../assets/lab.mjs", location))).TEMPERATURES'
     )
     ratios = np.divide(stops[1:], stops[:-1])
     assert (stops[0], stops[-1]) == (0.5, 20) and {1, 2, 4, 8} < set(stops)
@@ -268,6 +266,25 @@ def test_the_dials_take_over_a_voxel(slice_, lab, data):
     assert number(voxel, "T") == 1
     label = voxel.locator('[name="kd-y"]:checked').get_attribute("value")
     assert int(label) == data["labels"][place]
+
+
+def test_the_slice_on_the_page_on_temperature(open_page, data):
+    page = open_page("learn/temperature/")
+    figure = page.locator("[data-kd-slice]")
+    figure.scroll_into_view_if_needed()
+    expect(figure.locator("canvas")).to_have_count(2)
+    figure.get_by_role("application").press("ArrowDown")
+    place = (data["start"][0] + 1, data["start"][1])
+    turn(figure, "T", 30)
+    check_voxel(figure, data, place, T=4.0)
+    widths = [
+        float(figure.locator(f'[data-bar="teacher{c}"]').get_attribute("width")) for c in range(3)
+    ]
+    assert widths == pytest.approx(softmax(data["teacher"][place], 4.0), abs=1e-9)
+    expect(figure.get_by_role("button")).to_have_count(0)  # there are no dials to turn to it
+    dial = figure.locator('[data-in="T"]')
+    figure.locator("table").evaluate("table => table.scrollIntoView({block: 'center'})")
+    expect(dial).to_be_in_viewport()
 
 
 def test_the_lab_works_when_opened_from_another_page(open_page):

@@ -269,3 +269,32 @@ def test_without_javascript_each_step_is_a_picture(open_page):
     pictures = page.locator(".kd-pictures img")
     assert pictures.count() == len(STORY)
     assert all(picture.is_visible() for picture in pictures.all())
+
+
+@pytest.mark.parametrize(
+    ("path", "number"), [("learn/unlabelled/", 2), ("results/cross-modal/", 5)]
+)
+def test_a_scene_loads_in_view_and_plays(open_page, path, number):
+    page = open_page(path, reduced_motion="reduce")
+    asked = []
+    page.on("request", lambda request: asked.append(request.url))
+    page.reload(wait_until="networkidle")
+    assert not [url for url in asked if "playground/" in url], "before it is in view"
+    page.locator(".kd-scene").scroll_into_view_if_needed()
+    expect(page.locator('[data-out="progress"]')).to_have_text("The teacher's step 0 of 400")
+    play(page)
+    accuracy = KDCORE[number - 1]["accuracy"][0]
+    for who, expected in accuracy.items():
+        assert share(page, f"accuracy-{who}") == pytest.approx(expected, abs=0.006), who
+    assert page.url.endswith(path), "the address is the page's"
+    page.locator('[data-set="labels"]').press("ArrowRight")
+    expect(page.get_by_role("button", name="Play")).to_be_visible()
+    page.get_by_role("link", name="All dials").click()
+    labels = str(STORY[number - 1]["settings"]["labels"] + 1)
+    expect(page.locator('[data-out="labels"]')).to_have_text(labels)
+    assert out(page, "watch").startswith("Your own setting")
+
+
+def test_without_javascript_a_scene_is_a_picture(open_page):
+    page = open_page("learn/unlabelled/", java_script_enabled=False)
+    assert page.locator(".kd-scene img").is_visible()

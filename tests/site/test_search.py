@@ -44,6 +44,7 @@ def test_the_home_page_is_light(open_page, site_url, browser):
     page, sizes = context.new_page(), {}
     page.on("response", lambda r: sizes.update({r.url: int(r.headers.get("content-length", 0))}))
     page.goto(site_url, wait_until="networkidle")
-    assert sum(sizes.values()) <= 500_000, sizes
+    assert sum(sizes.values()) < 400_000, sizes
     assert len(sizes) > 5
+    assert not [url for url in sizes if "katex.min.js" in url or "lab.mjs" in url]
     context.close()

@@ -1,4 +1,4 @@
-"""The live demo's networks in Chromium: milliseconds a slice, as the page shows them."""
+"""In Chromium: how long the live demo takes for a slice, how many frames the playground draws."""
 
 import os
 import shutil
@@ -38,6 +38,37 @@ SEGMENT = """async ([repeats, passes]) => {
   return rounds.slice(1);
 }"""
 
+# The playground as its page starts it; each change of its progress is a frame that is drawn.
+PLAY = """async () => {
+  window.document$ = {subscribe(start) { start(); return {unsubscribe() {}}; }};
+  document.body.innerHTML = '<div class="kd-playground" data-kd-playground=""></div>';
+  for (const name of ["compare", "lab", "playground"]) {
+    const sheet = {rel: "stylesheet", href: `/${name}.css`};
+    document.head.append(Object.assign(document.createElement("link"), sheet));
+  }
+  await import("/playground.mjs");
+  const found = async (selector) => {
+    for (;;) {
+      const element = document.querySelector(selector);
+      if (element) return element;
+      await new Promise((done) => setTimeout(done, 20));
+    }
+  };
+  const progress = await found('[data-out="progress"]:not(:empty)');
+  const drawn = [];
+  const ended = new Promise((done) => {
+    new MutationObserver((_, watch) => {
+      drawn.push(performance.now());
+      if (progress.textContent !== "Step 400 of 400") return;
+      watch.disconnect();
+      done();
+    }).observe(progress, {childList: true});
+  });
+  document.querySelector('[data-do="play"]').click();
+  await ended;
+  return [drawn.length - 1, drawn.at(-1) - drawn[0]];
+}"""
+
 
 def measure(repeats: int) -> list[dict[str, Any]]:
     """Each round is the median of 30 slices with the student, and of 30 with the teacher."""
@@ -54,12 +85,17 @@ def measure(repeats: int) -> list[dict[str, Any]]:
             executable_path=path, args=["--no-sandbox", "--disable-gpu"]
         )
         times = milliseconds(browser, repeats, 30)
+        shown, busy = frames(browser, repeats, 1)
+        shown_slowly, _ = frames(browser, repeats, 4)
         browser.close()
     student, teacher = (np.median(times[name], axis=1) for name in ("student", "teacher"))
     return [
         row("browser_student", "ms a slice", student),
         row("browser_teacher", "ms a slice", teacher),
         row("browser_student_over_teacher_throughput", "ratio", teacher / student),
+        row("playground", "frames a second", shown),
+        row("playground_thread", "ms a frame", busy),
+        row("playground_throttled_4x", "frames a second", shown_slowly),
     ]
 
 
@@ -71,6 +107,32 @@ def milliseconds(browser: Any, repeats: int, passes: int) -> dict[str, np.ndarra
         rounds = page.evaluate(SEGMENT, [repeats, passes])
         page.close()
     return {name: np.array([r[name] for r in rounds]) for name in ("student", "teacher")}
+
+
+def frames(browser: Any, repeats: int, slower: int) -> tuple[np.ndarray, np.ndarray]:
+    """Of the playground while it learns: frames a second, and ms of the page's thread for one.
+
+    `slower` is by how much that thread is slowed; the worker that trains is not.
+    """
+    found = []
+    with _served() as url:
+        for _ in range(repeats):
+            page = browser.new_page()
+            page.goto(f"{url}?alpha=0.9")
+            session = page.context.new_cdp_session(page)
+            session.send("Performance.enable", {"timeDomain": "threadTicks"})
+            session.send("Emulation.setCPUThrottlingRate", {"rate": slower})
+            before = _busy(session)
+            count, ms = page.evaluate(PLAY)
+            found.append((1000 * count / ms, 1000 * (_busy(session) - before) / count))
+            page.close()
+    return tuple(np.transpose(found))
+
+
+def _busy(session: Any) -> float:
+    """Seconds of processor time that the page's thread has used."""
+    metrics = session.send("Performance.getMetrics")["metrics"]
+    return next(metric["value"] for metric in metrics if metric["name"] == "TaskDuration")
 
 
 def _chromium() -> str | None:
@@ -89,5 +151,7 @@ def _served() -> Iterator[str]:
 
 
 class _Quiet(SimpleHTTPRequestHandler):
+    extensions_map = SimpleHTTPRequestHandler.extensions_map | {".mjs": "text/javascript"}
+
     def log_message(self, *_: object) -> None:
         pass

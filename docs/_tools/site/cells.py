@@ -9,6 +9,10 @@ from collections.abc import Iterator
 
 from bs4 import BeautifulSoup, Tag
 
+EPOCHS = re.compile(r"^Epoch \d+/(\d+)$", re.MULTILINE)
+LOSS = re.compile(r"(?:^| )loss: ([\d.]+)", re.MULTILINE)
+PARAMETERS = re.compile(r"Total params: ([\d,]+)")
+TABLE = re.compile(r"^\|.*\|\n\|[-| ]+\|(?:\n\|.*\|)+", re.MULTILINE)
 MATH = re.compile(r"\$\$.+?\$\$|\$[^$\n]+?\$", re.DOTALL)
 
 
@@ -26,8 +30,11 @@ def _parts(cell: Tag) -> Iterator[str]:
             plain.unwrap()
         text = code.decode_contents().rstrip()
         yield f'<div class="highlight"><pre><code>{text}</code></pre></div>'
-    for output in cell.select(".jp-OutputArea-output"):
-        yield _output(output)
+    outputs = "\n".join(filter(None, map(_output, cell.select(".jp-OutputArea-output"))))
+    if found := PARAMETERS.search(BeautifulSoup(outputs, "html.parser").get_text()):
+        yield folded(f"The network, layer by layer: {found[1]} parameters", outputs)
+    else:
+        yield outputs
 
 
 def _markdown(text: Tag) -> str:
@@ -53,4 +60,30 @@ def _output(output: Tag) -> str:
     if "jp-RenderedHTML" in output.get("class", []):
         return f'<div class="kd-output">{output.decode_contents()}</div>'
     text = "".join(pre.decode_contents() for pre in output.select("pre")).rstrip()
-    return f'<pre class="kd-output"><code>{text}</code></pre>' if text else ""
+    losses = LOSS.findall(text)
+    if (epochs := EPOCHS.findall(text)) and losses:
+        title = f"{epochs[0]} epochs, loss {float(losses[0]):.2f} → {float(losses[-1]):.2f}"
+        return folded(title, _plain(text))
+    rest, tables = TABLE.split(text), [_table(found) for found in TABLE.findall(text)]
+    parts = [_plain(rest[0])]
+    for table, after in zip(tables, rest[1:], strict=True):
+        parts += [table, _plain(after)]
+    return "\n".join(filter(None, parts))
+
+
+def folded(title: str, content: str) -> str:
+    return f'<details class="kd-folded"><summary>{title}</summary>{content}</details>'
+
+
+def _plain(text: str) -> str:
+    """Without a button to copy it, which belongs to code."""
+    text = text.strip("\n")
+    return f'<pre class="kd-output no-copy"><code>{text}</code></pre>' if text else ""
+
+
+def _table(text: str) -> str:
+    """A table in Markdown as one in HTML."""
+    head, _, *rows = ([cell.strip() for cell in line[1:-1].split("|")] for line in text.split("\n"))
+    lines = "".join(f"<tr>{''.join(f'<td>{c}</td>' for c in row)}</tr>" for row in rows)
+    heads = "".join(f'<th scope="col">{name}</th>' for name in head)
+    return f"<table><thead><tr>{heads}</tr></thead><tbody>{lines}</tbody></table>"

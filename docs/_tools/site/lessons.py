@@ -15,7 +15,7 @@ from matplotlib import pyplot
 from matplotlib.colors import ListedColormap
 from matplotlib.patches import Circle, FancyArrowPatch, FancyBboxPatch
 from scipy.special import log_softmax, softmax
-from studies import of_seeds, scores
+from studies import imitation, of_seeds, scores
 
 from kdcore._files import read_json
 from kdcore.evaluation.statistics import compare
@@ -30,6 +30,7 @@ TEACHER, STUDENT, BASELINE, HARD, MARK = "#3b8fd4", "#1fa37b", "#8a939e", "#d973
 CLASSES = {0: BASELINE, 1: "#e69f00", 2: "#c869a5"}
 ROLES = {"teacher": TEACHER, "student": STUDENT, "baseline": BASELINE}
 SIMULATED = "evidence-simulated-quick-8-labels@present"
+REAL = "evidence-hippocampus-quick-8-labels"
 SURE = 0.99
 EXAMPLE = np.array([6.0, 2.0, -4.0]), np.array([6.0, 2.0, -8.0])  # of page 3
 STYLE = {
@@ -101,6 +102,10 @@ def lesson(what: str, temperature: float = 1) -> str:
         "student at voxel": lambda: f"{at_voxel('student')[label()]:.2f}",
         "baseline at voxel": lambda: f"{at_voxel('baseline')[label()]:.2f}",
         "unlabelled": lambda: str(wrong["cases"]),
+        "fidelity": lambda: f"{correlation(SIMULATED):.2f}".replace("-", "−"),
+        "fidelity, real": lambda: f"{correlation(REAL):.2f}".replace("-", "−"),
+        "most lost": lambda: f"{-min(lost for _, lost in imitation(SIMULATED).values()):.1f}",
+        "most lost, real": lambda: f"{-min(lost for _, lost in imitation(REAL).values()):.1f}",
         "wrong": lambda: percent(wrong["wrong"] / (wrong["wrong"] + wrong["right"]), 1),
         "repeated": lambda: percent(wrong["repeated"] / wrong["wrong"]),
         "shared": lambda: percent(wrong["shared"] / wrong["wrong"]),
@@ -399,10 +404,33 @@ def forest() -> "Figure":
     return figure
 
 
+def correlation(name: str) -> float:
+    """Pearson's, of the soft loss at the end of training and Dice below the teacher, over arms."""
+    return float(np.corrcoef(list(zip(*imitation(name).values(), strict=True)))[0, 1])
+
+
+def fidelity() -> "Figure":
+    """Each arm's soft loss at the end of training, and how far it stays below its teacher."""
+    figure, axis = panes(1, 1, height=3.4)
+    for name, color, told in ((SIMULATED, TEACHER, "simulated"), (REAL, BASELINE, "hippocampus")):
+        arms = imitation(name)
+        soft, lost = zip(*arms.values(), strict=True)
+        axis.plot(soft, lost, "o", color=color, ms=6, label=told)
+        if name == SIMULATED:
+            for arm in ("hints-2d", "student-150k", "self", "student"):
+                axis.annotate(arm, arms[arm], (-7, 0), textcoords="offset points",
+                              ha="right", va="center", fontsize=8)  # fmt: skip
+    axis.axhline(0, color=BASELINE, lw=0.8)
+    axis.set(xlabel="soft loss at the end of training", ylabel="Dice points, student − its teacher")
+    axis.set_xlim(0.04, 0.15)
+    axis.legend(frameon=False, loc="lower left")
+    return figure
+
+
 DRAWN = {
     f"learn-{function.__name__}": function
     for function in (
         example, flow, divergences, bars, square, background, discs, space, members, reliability,
-        wrong, forest,
+        wrong, forest, fidelity,
     )
 }  # fmt: skip

@@ -133,24 +133,51 @@ def lab() -> str:
     return markdown([*header, "gradient", "T² gradient"], table)
 
 
+LEGEND = (
+    "Above what each network says of every pair of intensities, T1 to the right, FLAIR upwards; "
+    'below of the slice. Colours: <i class="kd-swatch kd-class-0"></i>tissue, '
+    '<i class="kd-swatch kd-class-1"></i>oedema, <i class="kd-swatch kd-class-2"></i>core, paler '
+    "where it doubts. Ringed dots have a label."
+)
+
+
 def playground_pictures() -> str:
     """Each step of the playground's story: what to watch, and how it ends with the first seed."""
-    parts = []
+    parts = [LEGEND]
     for number, step in enumerate(read_json(PLAYGROUND / "story.json"), 1):
-        alt = f"Teacher, student and baseline at the end of step {number}, {step['title']}."
-        image = f"![{alt}](assets/playground/step-{number}.webp){{ loading=lazy }}"
-        parts += [f"**{number} · {step['title']}.** {step['watch']}", image]
+        parts += [f"**{number} · {step['title']}.** {step['watch']}", _step(number)]
     return "\n\n".join(parts)
+
+
+def _step(number: int, root: str = "") -> str:
+    title = read_json(PLAYGROUND / "story.json")[number - 1]["title"]
+    alt = f"Teacher, student and baseline at the end of step {number}, {title}."
+    return f"![{alt}]({root}assets/playground/step-{number}.webp){{ loading=lazy }}"
+
+
+def playground_scene(number: int) -> str:
+    """A step of the story within a page of a folder; without JavaScript its picture."""
+    picture = f"{_step(number, '../')}\n\n{LEGEND}"
+    return (
+        f'<div class="kd-playground kd-scene" data-kd-playground="{number}" markdown="1">\n'
+        f'<div class="kd-pictures" markdown="1">\n\n{picture}\n\n</div>\n</div>'
+    )
 
 
 def playground_table() -> str:
     """What kdcore made of each step with ten seeds; differences in points, with a t interval."""
     table = []
     for number, step in enumerate(read_json(PLAYGROUND / "kdcore.json"), 1):
-        arms = {who: 100 * np.array([row[who] for row in step["accuracy"]]) for who in NETWORKS}
-        lead = arms["student"] - arms["baseline"]
-        half = stats.t.ppf(0.975, len(lead) - 1) * stats.sem(lead)
-        means = [f"{arms[who].mean():.1f} %" for who in NETWORKS]
-        told = f"{lead.mean():+.1f} ± {half:.1f}".replace("-", "−")
-        table.append([f"{number} · {step['title']}", *means, told])
+        means = [
+            f"{100 * np.mean([row[who] for row in step['accuracy']]):.1f} %" for who in NETWORKS
+        ]
+        table.append([f"{number} · {step['title']}", *means, playground_lead(number)])
     return markdown(["step", *NETWORKS, "student − baseline"], table)
+
+
+def playground_lead(number: int) -> str:
+    """Student − baseline at the end of a step, over ten seeds of kdcore."""
+    rows_ = read_json(PLAYGROUND / "kdcore.json")[number - 1]["accuracy"]
+    lead = [100 * (row["student"] - row["baseline"]) for row in rows_]
+    half = stats.t.ppf(0.975, len(lead) - 1) * stats.sem(lead)
+    return f"{np.mean(lead):+.1f} ± {half:.1f}".replace("-", "−")

@@ -27,6 +27,7 @@ PICTURE = re.compile(
     r'<picture class="kd-figure"><source [^>]*srcset="(?P<dark>[^"]+)"/?>'
     r'<img alt="(?P<alt>[^"]*)" src="(?P<light>[^"]+)"/?></picture>'
 )
+FIGURE = re.compile(r'<span class="kd-figure">.*?</span>')
 LINK = re.compile(r'href="(?P<path>(?:\.\./|[\w-]+/)*[\w-]+)\.(?:md|ipynb)(?P<anchor>#[^"]*)?"')
 COMMANDS = {"07": "example -- 07", "06": "example -- 06", "08": "example -- 08"}
 
@@ -39,7 +40,15 @@ def on_page_content(content: str, page: Page, config: MkDocsConfig, files: Files
     body = LINK.sub(lambda match: _link(match, page, files), cells.body(content))
     body = PICTURE.sub(lambda match: _images(match, page, config, files), body)
     title, rest = body.split("</h1>", 1)
-    return f"{title}</h1>{head(notebook, page, config)}{rest}"
+    return f"{title}</h1>{result(rest)}{head(notebook, page, config)}{rest}"
+
+
+def result(body: str) -> str:
+    """The picture that the notebook ends with, to begin with."""
+    pictures = FIGURE.findall(body)
+    if len(pictures) < 2:  # the only one is near enough
+        return ""
+    return f"<figure>{pictures[-1]}<figcaption>What this page ends with.</figcaption></figure>"
 
 
 def head(notebook: dict[str, Any], page: Page, config: MkDocsConfig) -> str:

@@ -26,7 +26,9 @@ from measured import (  # noqa: E402
     lab,
     largest_change,
     luck_of_training,
+    playground_lead,
     playground_pictures,
+    playground_scene,
     playground_table,
     replication,
     rows,
@@ -260,25 +262,21 @@ def limits_of_study(name: str, a: str, b: str, label: str = "mean") -> str:
     )
 
 
-def home_scans() -> str:
+def home_scans(job: str, region: str) -> str:
     """Three test scans, a row each: what the student sees, and what each network finds."""
     about = read_json(HOME / "scans.json")
-    panels = {
-        "t1": "What the student sees",
-        "teacher": "Teacher",
-        "student": "Student",
-        "baseline": "Baseline",
-    }
-    cells = [f"<p>{title}</p>" for title in panels.values()]
-    for scan in about["scans"]:
-        for panel in panels:
-            dice = scan["dice"].get(panel)
-            told = "T1" if dice is None else f"Dice {dice:.2f}"
-            alt = "A T1 slice" if dice is None else f"The tumour by the {panel}, {told}"
-            cells.append(
-                f'<div><img src="assets/home/{scan["name"]}-{panel}.webp" alt="{alt}" '
-                f'width="280" height="320" loading="lazy"><span>{told}</span></div>'
-            )
+    titles = ("What the student sees", "Teacher", "Student", "Baseline")
+    cells = [f"<p>{title}</p>" for title in titles]
+    for number, scan in enumerate(about["scans"], 1):
+        student, baseline = (_home_scan(scan, arm) for arm in ("student", "baseline"))
+        slider = f"Student or baseline, scan {number}"
+        cells += [_home_scan(scan, "t1"), _home_scan(scan, "teacher")]
+        cells.append(f'<div class="kd-pair" data-kd-swipe="{slider}">{student}{baseline}</div>')
+    present = f"{job}@present"
+    means = [
+        f"{arm} {about['mean_dice'][arm]:.2f} ({average(present, arm, region):.2f})"
+        for arm in ("teacher", "student", "baseline")
+    ]
     return (
         f'<figure><div class="kd-scans">{"".join(cells)}</div><figcaption>'
         '<i class="kd-swatch kd-found"></i>found, <i class="kd-swatch kd-missed"></i>missed, '
@@ -286,8 +284,19 @@ def home_scans() -> str:
         "drawn over FLAIR, student and baseline see T1 alone. Three of "
         f"{about['cases']} test scans with a tumour, by how much the student gains: of all scans a "
         "quarter gains less than the first, half less than the second, three quarters less than "
-        f"the third. Dice of the {about['region']} in the whole scan. The data are "
-        f"{about['data']} ({about['licence']}), no patient's.</figcaption></figure>"
+        f"the third. Dice of the {about['region']} in the whole scan. One run of the job; its "
+        f"mean Dice, and in brackets that of the published trainings: {', '.join(means)}. "
+        f"The data are {about['data']} ({about['licence']}), no patient's.</figcaption></figure>"
+    )
+
+
+def _home_scan(scan: Mapping[str, Any], panel: str) -> str:
+    dice = scan["dice"].get(panel)
+    told = "T1" if dice is None else f"Dice {dice:.2f}"
+    alt = "A T1 slice" if dice is None else f"The tumour by the {panel}, {told}"
+    return (
+        f'<div><img src="assets/home/{scan["name"]}-{panel}.webp" alt="{alt}" '
+        f'width="280" height="320" loading="lazy"><span>{told}</span></div>'
     )
 
 
@@ -357,6 +366,6 @@ _OFFERED = (
     largest_change, luck_of_training, finds, belief, best, change_of_belief, of_seeds, of_trainings,
     half_width, limits, listed, validation, rows, torture, bench, replication, weights, lab,
     lessons.lesson,
-    playground_pictures, playground_table,
+    playground_lead, playground_pictures, playground_scene, playground_table,
 )  # fmt: skip
 SCOPE = {function.__name__: function for function in _OFFERED}

@@ -158,6 +158,22 @@ def of_seeds(name: str, a: str, b: str) -> list[float]:
     return [100 * float(one[seed] - other[seed]) for seed in one.index]
 
 
+def imitation(name: str) -> dict[str, tuple[float, float]]:
+    """Soft loss at the end of training, and Dice points above the arm's own teacher, of each arm.
+
+    Of the first run, whose curve is in the file, and of arms with one kind of soft loss over all
+    scans, so that their losses can be compared.
+    """
+    about, found = study(name), {}
+    for arm, told in about["arms"].items():
+        how = about["settings"]["arms"][arm]["distillation"]
+        if how is None or how["soft_loss"] != "regional" or not how["unlabelled"]:
+            continue
+        soft = told["history"]["soft_loss"][-1]
+        found[arm] = (soft, of_seeds(name, arm, how["teacher"])[0])
+    return found
+
+
 def half_width(values: list[float]) -> float:
     """Of the 95 % t interval of the mean of a few trainings."""
     return float(stats.t.ppf(0.975, len(values) - 1) * stats.sem(values))

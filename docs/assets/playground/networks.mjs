@@ -203,10 +203,12 @@ export function losses(z, labels, teacher, { T, alpha }) {
 /** How sure a network is of each voxel: 1 less its entropy, as a share of the highest. */
 export function certainty(logits) {
   const p = new Float64Array(NUM_CLASSES);
-  return Float32Array.from({ length: logits.length / NUM_CLASSES }, (_, n) => {
+  const sure = new Float32Array(logits.length / NUM_CLASSES).fill(1);
+  for (let n = 0; n < sure.length; n++) {
     soften(logits, NUM_CLASSES * n, 1, p);
-    return 1 + p.reduce((sum, value) => sum + (value > 0 ? value * Math.log(value) : 0), 0) / Math.log(NUM_CLASSES);
-  });
+    for (const value of p) if (value > 0) sure[n] += (value * Math.log(value)) / Math.log(NUM_CLASSES);
+  }
+  return sure;
 }
 
 /** A step of a network; `batch` has `x`, `labels` and, unless alpha is 0, the `teacher`'s logits. */
@@ -297,8 +299,11 @@ export function agreement(truth, a, b) {
   return right.reduce((sum, value, c) => sum + value / all[c] / NUM_CLASSES, 0);
 }
 
-export const decisions = (logits) =>
-  Uint8Array.from({ length: logits.length / NUM_CLASSES }, (_, n) => mostLikely(logits, NUM_CLASSES * n));
+export function decisions(logits) {
+  const labels = new Uint8Array(logits.length / NUM_CLASSES);
+  for (let n = 0; n < labels.length; n++) labels[n] = mostLikely(logits, NUM_CLASSES * n);
+  return labels;
+}
 
 /** Held-out accuracy of the three and fidelity of the two, from their decisions on test voxels. */
 export function scores(truth, { teacher, student, baseline }) {

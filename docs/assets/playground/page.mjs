@@ -6,6 +6,7 @@ import {
   summary,
 } from "./networks.mjs";
 
+const PLAYGROUND = new URL("../../playground/", import.meta.url).href;
 const GRID = 48; // as in worker.mjs
 const NETWORKS = ["teacher", "student", "baseline"];
 const SPEED = { teacher: 10, student: 2 }; // steps a frame
@@ -138,6 +139,19 @@ const form = (story, shape) => `
     <svg viewBox="0 0 400 66" role="img"
     aria-label="Student − baseline of each seed; the numbers are in the text below"></svg><p role="status" data-out="strip"></p></div>`;
 
+/** Of a page's parts what a scene within another page needs: no story, one dial, no tables. */
+function asScene(view) {
+  const dial = view.querySelector('[data-set="labels"]').closest(".kd-dial");
+  const story = view.querySelector(".kd-radios");
+  const apart = view.querySelectorAll(".kd-watch, .kd-dial, .kd-plots, .kd-wide, .kd-seeds");
+  for (const part of [story, ...apart]) part.hidden = part !== dial;
+  const networks = view.querySelector(".kd-networks");
+  networks.removeAttribute("tabindex"); // the arrow keys' table is not there
+  networks.setAttribute("role", "group");
+  networks.setAttribute("aria-label", "Three networks");
+  view.insertAdjacentHTML("beforeend", '<p><a class="kd-further">All dials, curves and numbers: the playground with this setting</a></p>');
+}
+
 function outlineOf({ labels, shape: [rows, columns] }) {
   const lesion = (row, column) => labels[row * columns + column] % OUTSIDE > 0;
   let path = "";
@@ -187,12 +201,15 @@ class Page {
     data.labels.forEach((label, voxel) => { if (label !== OUTSIDE) this.brain.push(voxel); });
     this.order = new Map(this.brain.map((voxel, i) => [voxel, i]));
     this.voxel = this.brain.find((voxel) => data.labels[voxel] === 1);
-    const { settings, notes } = read(location.search);
+    this.scene = root.dataset.kdPlayground; // the step that another page shows, or nothing
+    const query = this.scene ? written({ ...DEFAULTS, ...story[this.scene - 1].settings }) : location.search;
+    const { settings, notes } = read(query);
     Object.assign(this, { settings, notes });
     this.view = document.createElement("div");
     this.view.className = "kd-play-view";
     this.view.innerHTML = form(story, data.shape);
     for (const path of this.#all(".kd-outline")) path.setAttribute("d", outlineOf(data));
+    if (this.scene) asScene(this.view);
     root.prepend(this.view);
     root.classList.add("kd-ready");
     this.#listen();
@@ -219,7 +236,7 @@ class Page {
       else if (target.dataset.set) this.settings[target.dataset.set] = Number(target.value);
       else return;
       this.notes = [];
-      history.replaceState(history.state, "", location.pathname + written(this.settings) + location.hash);
+      if (!this.scene) history.replaceState(history.state, "", location.pathname + written(this.settings) + location.hash);
       this.#restart(true);
     });
     this.view.addEventListener("click", ({ target }) => this.#press(target.closest("[data-do]")?.dataset.do));
@@ -326,6 +343,7 @@ class Page {
     this.#find('[data-set="T"]').disabled = this.settings.pseudo; // a choice has no temperature
     for (const key of ["unlabelled", "pseudo"]) this.#find(`[data-set="${key}"]`).checked = this.settings[key];
     for (const radio of this.#all('[name="kd-sees"]')) radio.checked = radio.value === this.settings.sees;
+    if (this.scene) this.#find(".kd-further").href = PLAYGROUND + written(this.settings);
     this.#out("notes", [...this.notes, ...warnings(this.settings)].join(" "));
   }
 
@@ -349,8 +367,10 @@ class Page {
     const plane = new ImageData(GRID, GRID);
     const first = this.brain.length;
     for (let i = 0; i < GRID * GRID; i++) {
-      const at = GRID * (GRID - 1 - Math.floor(i / GRID)) + (i % GRID); // rows from the top
-      plane.data.set([...INKS[labels[first + i]], 20 + 190 * sure[first + i]], 4 * at);
+      const at = 4 * (GRID * (GRID - 1 - Math.floor(i / GRID)) + (i % GRID)); // rows from the top
+      const ink = INKS[labels[first + i]];
+      for (let k = 0; k < 3; k++) plane.data[at + k] = ink[k];
+      plane.data[at + 3] = 20 + 190 * sure[first + i];
     }
     this.#find(`[data-plane="${who}"] canvas`).getContext("2d").putImageData(plane, 0, 0);
     const [rows, columns] = this.data.shape;
