@@ -13,7 +13,8 @@ A case's JSON is written last, so a case is either whole or not there.
 
 import os
 import warnings
-from collections.abc import Iterable, Iterator, Sequence
+from collections.abc import Iterable, Iterator, Sequence, Sized
+from contextlib import closing
 from dataclasses import dataclass
 from pathlib import Path
 from typing import Any
@@ -22,6 +23,7 @@ import keras
 import numpy as np
 from tqdm import tqdm
 
+from kdcore._cluster import connected, spread
 from kdcore._files import digest, file_digest, open_array, read_sealed, replacing, write_json
 from kdcore._provenance import case_digest, teacher_digest, unseen
 from kdcore.data.cases import Case, forget
@@ -73,6 +75,9 @@ class SoftTargets:
         normalization: Normalization = "percentile",
         window: Sequence[int] | None = None,
         split: Split | None = None,
+        ray: str | None = None,
+        num_cpus: float = 1,
+        num_gpus: float = 0,
     ) -> "SoftTargets":
         """Label cases with a teacher, case by case; a second call goes on where it stopped.
 
@@ -83,41 +88,65 @@ class SoftTargets:
                 or a function that returns these. One whose answers lie in a file a case has a
                 function `case_digest(case_id)` instead, so that files may be added. Without
                 either a warning says what cannot be seen.
-            cases: The cases to label; their masks are not looked at.
+            cases: The cases to label; their masks are not looked at. An iterator is read case by
+                case, so that they never are in memory together (for a teacher that tells what it
+                is, by a digest).
             folder: Where to write. Cases that are there already are skipped, unless their image
                 or the teacher's own file for them changed.
             normalization: Of the images, for teachers that are models.
             window: As for `predict_probabilities`, for models and scans too large for the memory.
             split: If given, only training cases may be labelled.
+            ray: Label with the workers of Ray (`pip install 'kdcore[ray]'`): "local" for processes
+                on this machine, "auto" or "host:6379" for a cluster. Each holds one network and
+                is sent one case at a time; this process reads the cases and writes the folder, so
+                workers need neither. The files are the same, on a CPU bit for bit if a
+                worker has as many threads.
+            num_cpus: Of each worker, for `ray`; so many threads it has.
+            num_gpus: Of each worker, for `ray`; 0.5 lets two share one.
 
         Raises:
+            ConnectionError: If Ray is not installed, no cluster answers, or a worker has another
+                kdcore, Python or Keras.
             SoftTargetsError: If the folder holds soft targets of another teacher,
                 normalization or number of classes. Of a callable without a `digest`, only
                 its name and its answer to one case that is there already are compared.
             LeakageError: If a case is one of `split`'s validation or test cases.
             ValueError: If the teacher's output is no probability map of the case.
         """
-        folder, cases = Path(folder), list(cases)
+        folder, names = Path(folder), unseen(teacher)
+        if names and not isinstance(cases, Sequence):
+            cases = list(cases)
         if split is not None:
-            split.require(
-                [c.case_id for c in cases], ("labelled", "unlabelled"), "SoftTargets.write"
-            )
+            cases = _require(split, cases)
         header = {
             "format": FORMAT,
             "teacher": teacher_digest(teacher),
             "normalization": describe_normalization(normalization),
             "window": None if window is None else list(window),
         }
-        names = unseen(teacher)
         if (folder / "manifest.json").exists():
             _compare_header(folder, read_sealed(folder / "manifest.json", SoftTargetsError), header)
             if names:
-                cls.open(folder)._spot_check(teacher, cases, normalization, window)
+                cls.open(folder)._spot_check(teacher, list(cases), normalization, window)
                 warnings.warn(_cannot_tell(folder, names), stacklevel=2)
         elif names:
             warnings.warn(_cannot_see(names), stacklevel=2)
-        for case in tqdm(cases, "soft targets", leave=False, disable=None):
-            _write_case(folder, header, teacher, case, normalization, window)
+        how = (teacher, normalization, window)
+        work = _Labelling(folder, header, teacher)
+        count = len(cases) if isinstance(cases, Sized) else None
+        missing = filter(
+            work.is_missing, tqdm(cases, "soft targets", count, leave=False, disable=None)
+        )
+        if ray is None:
+            for case in missing:
+                work.keep(case, _log_probabilities(case, *how))
+        else:
+            room = {"num_cpus": num_cpus, "num_gpus": num_gpus}
+            with connected(ray) as cluster:
+                told = spread(cluster, _log_probabilities, missing, *how, **room)
+                with closing(told):
+                    for case, answer in told:
+                        work.keep(case, answer)
         targets = cls.open(folder)
         if unknown := sorted(set(range(targets.num_classes)) - set(targets.known_classes)):
             warnings.warn(_does_not_know(folder, unknown), stacklevel=2)
@@ -331,39 +360,66 @@ def _does_not_know(folder: Path, classes: Sequence[int]) -> str:
     )
 
 
-def _write_case(
-    folder: Path,
-    header: dict[str, Any],
-    teacher: Teacher | Sequence[Teacher],
+def _require(split: Split, cases: Iterable[Case]) -> Iterable[Case]:
+    """The cases, refused if they are no training cases: all before the first, or as they come."""
+
+    def allowed(some: Sequence[Case]) -> Sequence[Case]:
+        split.require([c.case_id for c in some], ("labelled", "unlabelled"), "SoftTargets.write")
+        return some
+
+    return allowed(cases) if isinstance(cases, Sequence) else (allowed([c])[0] for c in cases)
+
+
+def _log_probabilities(
     case: Case,
+    teacher: Teacher | Sequence[Teacher],
     normalization: Normalization,
     window: Sequence[int] | None,
-) -> None:
-    record_path = folder / f"{case.case_id}.json"
-    made_of: dict[str, Any] = {"image": _digests(case)}
-    if (told := case_digest(teacher, case.case_id)) is not None:
-        made_of["teacher"] = told
-    path = folder / f"{case.case_id}.npy"
-    if record_path.is_file() and path.is_file():
-        record = _read_record(record_path)
-        if {key: record.get(key) for key in ("image", "teacher")} == {"teacher": None, **made_of}:
-            return
-    if case.case_id == "manifest":
-        raise ValueError("A case cannot be called manifest: that is the folder's own file.")
+) -> tuple[np.ndarray, list[int]]:
+    """What is kept of a case: `(D, H, W, C)` float16, and the classes above 0 somewhere."""
     probabilities = teacher_probabilities(teacher, case, normalization, window)
     num_classes = probabilities.shape[-1]
-    made_of["classes"] = np.flatnonzero(probabilities.reshape(-1, num_classes).any(axis=0))
-    manifest = {**header, "num_classes": num_classes}
-    if (folder / "manifest.json").exists():
-        _compare_header(folder, read_sealed(folder / "manifest.json", SoftTargetsError), manifest)
-    else:
-        known = {key: value for key, value in manifest.items() if value is not None}
-        write_json(folder / "manifest.json", known, sealed=True)
+    classes = np.flatnonzero(probabilities.reshape(-1, num_classes).any(axis=0)).tolist()
     log_p = np.log(np.maximum(probabilities, _LEAST_PROBABILITY)).astype(np.float16, order="C")
-    with replacing(path) as temporary:
-        np.save(temporary, log_p, allow_pickle=False)
-    write_json(record_path, {**made_of, "array": file_digest(path)}, sealed=True)
-    forget(case.image)
+    return log_p, classes
+
+
+class _Labelling:
+    """The writing side: which cases are missing, and what is written of each."""
+
+    def __init__(
+        self, folder: Path, header: dict[str, Any], teacher: Teacher | Sequence[Teacher]
+    ) -> None:
+        self.folder, self.header, self.teacher = folder, header, teacher
+
+    def is_missing(self, case: Case) -> bool:
+        record_path = self.folder / f"{case.case_id}.json"
+        if not (record_path.is_file() and (self.folder / f"{case.case_id}.npy").is_file()):
+            return True
+        record = _read_record(record_path)
+        known = {key: record.get(key) for key in ("image", "teacher")}
+        return known != {"teacher": None, **self._made_of(case)}
+
+    def _made_of(self, case: Case) -> dict[str, Any]:
+        told = case_digest(self.teacher, case.case_id)
+        return {"image": _digests(case)} | ({} if told is None else {"teacher": told})
+
+    def keep(self, case: Case, answer: tuple[np.ndarray, list[int]]) -> None:
+        log_p, classes = answer
+        path, manifest_path = self.folder / f"{case.case_id}.npy", self.folder / "manifest.json"
+        if case.case_id == "manifest":
+            raise ValueError("A case cannot be called manifest: that is the folder's own file.")
+        manifest = {**self.header, "num_classes": log_p.shape[-1]}
+        if manifest_path.exists():
+            _compare_header(self.folder, read_sealed(manifest_path, SoftTargetsError), manifest)
+        else:
+            known = {key: value for key, value in manifest.items() if value is not None}
+            write_json(manifest_path, known, sealed=True)
+        with replacing(path) as temporary:
+            np.save(temporary, log_p, allow_pickle=False)
+        record = {**self._made_of(case), "classes": classes, "array": file_digest(path)}
+        write_json(path.with_suffix(".json"), record, sealed=True)
+        forget(case.image)
 
 
 def _digests(case: Case) -> dict[str, str]:
