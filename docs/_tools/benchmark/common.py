@@ -32,6 +32,7 @@ TARGETS = {
     "time_slope_100_to_10000": "≤ 1.05",
     "teacher_share_of_peak": "≥ 0.6",
     "slices_over_prototype": "≥ 3",
+    "two_workers_over_one": "≥ 1.8",
     "two_runs_kdcore_over_prototype": "≥ 3",
     "student_over_teacher_throughput": "≥ 10",
     "browser_student": "≤ 10",
@@ -54,6 +55,7 @@ class Size:
     seeds: int = 5
     repeats: int = 11
     growth: tuple[int, ...] = (100, 1000, 10_000)
+    scale: tuple[int, ...] = (100, 1000)
     short: bool = False
 
 
@@ -70,7 +72,7 @@ SHORT = Size(
 )
 
 
-_ONLY_MEASURED = ("job_steps", "seeds", "repeats", "growth")  # what no network depends on
+_ONLY_MEASURED = ("job_steps", "seeds", "repeats", "growth", "scale")  # what no network depends on
 
 
 class Setting:

@@ -16,13 +16,14 @@ import common
 import growth
 import job
 import latency
+import scale
 import steps
 import throughput
 
 from kdcore._files import read_json, write_json
 from kdcore.training import provenance
 
-PARTS = ("steps", "throughput", "job", "latency", "growth", "browser")
+PARTS = ("steps", "throughput", "job", "latency", "growth", "scale", "browser")
 SHORT = ("steps", "job")
 
 
@@ -66,6 +67,8 @@ def measure(part: str, setting: common.Setting, arguments: list[str]) -> list[di
     if part == "browser":
         return browser.measure(setting.size.repeats)
     with tempfile.TemporaryDirectory() as folder:
+        if part == "scale":
+            return scale.measure(setting.size.scale, Path(folder))
         return growth.measure(setting.size.growth, Path(folder))
 
 
