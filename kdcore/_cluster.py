@@ -22,6 +22,7 @@ LIVES = 3
 """So many workers may die of one item, or before they say a word, until that is an error."""
 _SECONDS = 2.0  # after which new machines are looked for
 _KEPT = ("KERAS_BACKEND", "TF_ENABLE_ONEDNN_OPTS", "TF_CPP_MIN_LOG_LEVEL")
+_SHARED_GPU = {"TF_FORCE_GPU_ALLOW_GROWTH": "true", "XLA_PYTHON_CLIENT_PREALLOCATE": "false"}
 _THREADS = ("TF_NUM_INTRAOP_THREADS", "TF_NUM_INTEROP_THREADS", "OMP_NUM_THREADS")
 
 
@@ -78,10 +79,13 @@ def _no_cluster(address: str, error: Exception) -> ConnectionError:
 
 
 def environment(num_cpus: float) -> dict[str, Any]:
-    """Ray's `runtime_env` of a worker: what changes numbers as it is here, a thread a CPU."""
+    """Ray's `runtime_env` of a worker: what changes numbers as it is here, a thread a CPU.
+
+    And a GPU's memory as it is needed, for workers that share one.
+    """
     threads = dict.fromkeys(_THREADS, str(max(1, int(num_cpus))))
     told = {name: os.environ[name] for name in (*_KEPT, *_THREADS) if name in os.environ}
-    return {"env_vars": threads | told}
+    return {"env_vars": {**threads, **_SHARED_GPU, **told}}
 
 
 def alike() -> dict[str, str]:

@@ -69,16 +69,25 @@ class Dies(Teacher):
 
 
 class Waits(Teacher):
-    """The second machine hangs at its first case; the last case waits for the third machine."""
+    """The second machine hangs at its first case; before the last one the third must have come."""
 
     def meet(self, case_id):
-        if os.environ.get(NODE) == "second":
+        machine = os.environ.get(NODE, "first")
+        if machine == "second":
             (self.folder / "second-is-busy").touch()
             time.sleep(PATIENCE)
-        elif os.environ.get(NODE) == "third":
+        if machine == "third":
             (self.folder / "third-came").touch()
-        elif case_id == "case_005":
-            until((self.folder / "third-came").exists)
+        if machine == "first":
+            until((self.folder / "second-is-busy").exists)
+            if case_id == "case_004":
+                until((self.folder / "third-came").exists)
+
+
+class Hangs(Teacher):
+    def meet(self, case_id):
+        if case_id == "case_003":
+            time.sleep(PATIENCE)
 
 
 class Wrong(Teacher):
@@ -268,19 +277,19 @@ sys.path.insert(0, {str(Path(__file__).parent)!r})
 import ray, test_ray, kdcore
 from pathlib import Path
 ray.cloudpickle.register_pickle_by_value(test_ray)
-test_ray.Teacher.meet = lambda self, case_id: test_ray.time.sleep(100 * (case_id == "case_003"))
 cases = [test_ray.make_case(index) for index in range(6)]
 folder = Path({str(tmp_path)!r})
-kdcore.SoftTargets.write(test_ray.Teacher(folder), cases, folder / "soft", ray={head.address!r})
+kdcore.SoftTargets.write(test_ray.Hangs(folder), cases, folder / "soft", ray={head.address!r})
 """
     impatient = {"RAY_gcs_rpc_server_reconnect_timeout_s": "2"}
     child = subprocess.Popen([sys.executable, "-c", program], env=os.environ | impatient)
     try:
-        until((tmp_path / "case_003.asked").exists)
+        until(lambda: (tmp_path / "case_003.asked").exists() or child.poll() is not None)
         head.shutdown()
         assert child.wait(PATIENCE) != 0
     finally:
         child.kill()
+        head.shutdown()
     kept = {p.name: p.stat().st_ino for p in (tmp_path / "soft").iterdir() if p.suffix}
     assert "case_002.json" in kept and "case_003.json" not in kept
     kdcore.SoftTargets.write(Teacher(tmp_path), cases, tmp_path / "soft")

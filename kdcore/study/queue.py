@@ -125,7 +125,7 @@ def work_together(
     task = ray.remote(
         num_cpus=num_cpus,
         num_gpus=num_gpus,
-        max_calls=RUNS_A_PROCESS,
+        max_calls=1 if num_gpus else RUNS_A_PROCESS,  # the next run may be given another GPU
         runtime_env=environment(num_cpus),
     )(_run_there)
     tasks: dict[tuple[Any, str], Any] = {}
