@@ -68,6 +68,7 @@ SHORT = Size(
     seeds=2,
     repeats=4,
     growth=(20, 40, 80),
+    scale=(50, 250),
     short=True,
 )
 
