@@ -26,6 +26,7 @@ from kdcore.study import queue
 from kdcore.study.experiment import Experiment
 from kdcore.study.settings import STUDIES
 
+os.environ.setdefault("RAY_raylet_start_wait_time_s", "300")  # a busy machine is slow to start
 ray = pytest.importorskip("ray", reason="Ray is not installed: its tests were skipped")
 Cluster = pytest.importorskip("ray.cluster_utils").Cluster
 
@@ -205,16 +206,16 @@ def test_a_worker_without_the_data_is_told(cluster, tmp_path):
 
 
 def test_a_machine_that_dies_and_one_that_comes(cluster, cases, expected, tmp_path):
-    teacher = Waits(tmp_path)
+    teacher, soft = Waits(tmp_path), tmp_path / "soft"
 
-    def chaos():
-        until((tmp_path / "second-is-busy").exists)
-        cluster.remove_node(cluster.second, allow_graceful=False)
-        cluster.add_node(num_cpus=1, env_vars={NODE: "third"})
+    def write():
+        kdcore.SoftTargets.write(teacher, cases, soft, ray=cluster.address)
 
-    thread = threading.Thread(target=chaos)
+    thread = threading.Thread(target=write)
     thread.start()
-    kdcore.SoftTargets.write(teacher, cases, tmp_path / "soft", ray=cluster.address)
+    until((tmp_path / "second-is-busy").exists)
+    cluster.remove_node(cluster.second, allow_graceful=False)
+    cluster.add_node(num_cpus=1, env_vars={NODE: "third"})
     thread.join()
     assert files(tmp_path / "soft") == expected
     asked = teacher.asked()
