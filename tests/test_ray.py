@@ -26,7 +26,6 @@ from kdcore.study import queue
 from kdcore.study.experiment import Experiment
 from kdcore.study.settings import STUDIES
 
-os.environ.setdefault("RAY_raylet_start_wait_time_s", "300")  # a busy machine is slow to start
 ray = pytest.importorskip("ray", reason="Ray is not installed: its tests were skipped")
 Cluster = pytest.importorskip("ray.cluster_utils").Cluster
 
