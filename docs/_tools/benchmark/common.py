@@ -61,8 +61,8 @@ class Size:
 
 FULL = Size()
 SHORT = Size(
-    train_cases=20,
-    test_cases=6,
+    train_cases=12,
+    test_cases=4,
     teacher_steps=50,
     job_steps=200,
     seeds=2,
