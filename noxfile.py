@@ -58,12 +58,26 @@ def install(
         stamp.write_text(wanted)
 
 
+def ready_to_train(session: nox.Session, *extras: str) -> list[str]:
+    """Install what trains; the arguments for it.
+
+    `--gpu` is for nox alone: a GPU build, a look whether a device is seen, and the full tier.
+    """
+    arguments = [one for one in session.posargs if one != "--gpu"]
+    if arguments == session.posargs:
+        install(session, "tensorflow", "figures", *extras)
+        return arguments
+    install(session, "gpu", "figures", *extras)
+    session.run("python", "docs/_tools/see_gpu.py", env=QUIET)
+    return arguments if "--tier" in arguments else [*arguments, "--tier", "full"]
+
+
 @nox.session
 def reproduce(session: nox.Session) -> None:
-    """The main job: teacher, student, baseline. `-- --data hippocampus --tier smoke|quick|full`."""
-    install(session, "tensorflow", "figures")
+    """The main job: teacher, student, baseline. `-- --data hippocampus --tier quick|full --gpu`."""
+    arguments = ready_to_train(session)
     for example in MAIN_JOB:
-        session.run("python", str(example), *session.posargs, env=TRAINING)
+        session.run("python", str(example), *arguments, env=TRAINING)
 
 
 @nox.session
@@ -103,6 +117,15 @@ def tests_torch(session: nox.Session) -> None:
     backend(session, "torch")
 
 
+@nox.session(name="tests-ray")
+def tests_ray(session: nox.Session) -> None:
+    """The tests of Ray's workers, of killed ones and of machines that come and go."""
+    install(session, "tensorflow", "ray", groups=("test",))
+    one_thread = dict.fromkeys(("TF_NUM_INTRAOP_THREADS", "TF_NUM_INTEROP_THREADS"), "1")
+    files = session.posargs or ("tests/test_ray.py",)
+    session.run("pytest", *files, env={**QUIET, **one_thread, "OMP_NUM_THREADS": "1"})
+
+
 def backend(session: nox.Session, name: str) -> None:
     install(session, "figures", groups=("test", name))
     names = (
@@ -128,8 +151,9 @@ def backend(session: nox.Session, name: str) -> None:
 @nox.session
 def study(session: nox.Session) -> None:
     """Arms, seeds, numbers of labels; resumable. `-- --study evidence --data hippocampus`."""
-    install(session, "tensorflow", "figures")
-    session.run("python", "-m", "kdcore.study", *session.posargs, env=TRAINING)
+    together = {"--workers", "--ray"} & set(session.posargs)
+    arguments = ready_to_train(session, *(["ray"] if together else []))
+    session.run("python", "-m", "kdcore.study", *arguments, env=TRAINING)
 
 
 @nox.session
@@ -184,7 +208,7 @@ def torture(session: nox.Session) -> None:
 
 @nox.session
 def bench(session: nox.Session) -> None:
-    """What distillation costs beside its alternatives. `-- --parts steps latency browser`."""
+    """What distillation costs beside its alternatives. `-- --short`: ratios of steps and job."""
     install(session, "tensorflow", "export", groups=("torch", "bench"))
     session.run("python", "docs/_tools/benchmark/run.py", *session.posargs, env=QUIET)
 

@@ -38,20 +38,17 @@ def replacing(path: str | Path) -> Iterator[Path]:
             raise
 
 
-def lock(path: str | Path, wait: bool = True) -> AbstractContextManager[Any]:
+def lock(path: str | Path) -> AbstractContextManager[Any]:
     """Hold `<path>.lock` against other processes; the system lets go when a process dies.
 
     One and the same lock may be entered again while it is held. In a read-only folder there is
     nothing to guard, so that finished runs can be shown from one.
-
-    Raises:
-        filelock.Timeout: On entering, if another process holds it and `wait` is False.
     """
     path = Path(path)
     path.parent.mkdir(parents=True, exist_ok=True)
     if not os.access(path.parent, os.W_OK):
         return nullcontext()
-    return FileLock(f"{path}.lock", timeout=-1 if wait else 0)
+    return FileLock(f"{path}.lock")
 
 
 def write_json(

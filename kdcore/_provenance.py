@@ -57,7 +57,10 @@ def accelerators() -> list[str]:
         import jax
 
         return [device.device_kind for device in jax.devices() if device.platform != "cpu"]
-    return [d for d in keras.distribution.list_devices() if not d.startswith("cpu")]
+    import tensorflow as tf
+
+    details = tf.config.experimental.get_device_details
+    return [details(d).get("device_name", d.name) for d in tf.config.list_physical_devices("GPU")]
 
 
 def _commit() -> str | None:

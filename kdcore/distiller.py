@@ -62,10 +62,10 @@ class Distiller(keras.Model):
     regularizers) and metrics; the teacher is not run. Keras' own metrics that should leave
     voxels without a label out belong into `weighted_metrics`. `predict` is the student's.
 
-    Under several replicas (`tf.distribute.MirroredStrategy`) losses that are voxel means
-    (`kd_loss`, cross-entropy) give the update of one replica with the whole batch;
-    regional ones (soft Dice, channel-wise) are computed on each replica's own part of
-    the batch and averaged.
+    On several devices of JAX (`keras.distribution.DataParallel`) every loss gives the update of
+    one device. Under several replicas of TensorFlow (`tf.distribute.MirroredStrategy`) losses
+    that are voxel means (`kd_loss`, cross-entropy) do; regional ones (soft Dice, channel-wise)
+    are computed on each replica's own part of the batch and averaged.
 
     Args:
         student: Model with raw logits `(B, ..., C)` as output; `distiller.student` is

@@ -475,9 +475,10 @@ def dice_binary_cross_entropy(
 class DiceCrossEntropy(keras.losses.Loss):
     """`dice_cross_entropy` for `compile(loss=...)`: integer masks, raw logits.
 
-    Regional: under several replicas each one computes the Dice of its own part of the
-    batch, and the parts are averaged. The cross-entropy alone (`dice_weight=0`) gives
-    the same update on 1 and on 2 replicas that see equally many labelled voxels.
+    Regional: under several replicas of TensorFlow each one computes the Dice of its own part
+    of the batch, and the parts are averaged. The cross-entropy alone (`dice_weight=0`) gives
+    the same update on 1 and on 2 replicas that see equally many labelled voxels. On several
+    devices of JAX both are of the whole batch.
 
     Examples:
         >>> import keras, kdcore

@@ -14,7 +14,8 @@ A case's JSON is written last, so a case is either whole or not there.
 
 import os
 import warnings
-from collections.abc import Iterable, Iterator, Sequence
+from collections.abc import Iterable, Iterator, Sequence, Sized
+from contextlib import closing
 from dataclasses import dataclass
 from pathlib import Path
 from typing import Any
@@ -24,6 +25,7 @@ import numpy as np
 from scipy import special
 from tqdm import tqdm
 
+from kdcore._cluster import connected, spread
 from kdcore._files import digest, file_digest, open_array, read_sealed, replacing, write_json
 from kdcore._provenance import case_digest, teacher_digest, unseen
 from kdcore.data.cases import Case, forget
@@ -77,6 +79,9 @@ class SoftTargets:
         normalization: Normalization = "percentile",
         window: Sequence[int] | None = None,
         split: Split | None = None,
+        ray: str | None = None,
+        num_cpus: float = 1,
+        num_gpus: float = 0,
     ) -> "SoftTargets":
         """Label cases with a teacher, case by case; a second call goes on where it stopped.
 
@@ -94,8 +99,17 @@ class SoftTargets:
             normalization: Of the images, for teachers that are models.
             window: As for `predict_probabilities`, for models and scans too large for the memory.
             split: If given, only training cases may be labelled.
+            ray: Label with the workers of Ray (`pip install 'kdcore[ray]'`): "local" for processes
+                on this machine, "auto" or "host:6379" for a cluster. Each holds one network and
+                is sent one case at a time; this process reads the cases and writes the folder, so
+                workers need neither. The files are the same, on a CPU bit for bit if a
+                worker has as many threads.
+            num_cpus: Of each worker, for `ray`; so many threads it has.
+            num_gpus: Of each worker, for `ray`; 0.5 lets two share one.
 
         Raises:
+            ConnectionError: If Ray is not installed, no cluster answers, or a worker has another
+                kdcore, Python or Keras.
             SoftTargetsError: If the folder holds soft targets of another teacher,
                 normalization or number of classes. Of a callable without a `digest`, only
                 its name and its answer to one case that is there already are compared.
@@ -103,8 +117,8 @@ class SoftTargets:
             ValueError: If the teacher's output is no probability map of the case.
         """
         folder = Path(folder)
-        if split is not None and isinstance(cases, Sequence):  # all, before the first is labelled
-            _require_training(split, cases)
+        if split is not None:
+            cases = _require(split, cases)
         header = {
             "format": FORMAT,
             "teacher": teacher_digest(teacher),
@@ -118,15 +132,23 @@ class SoftTargets:
             earlier = cls.open(folder) if names else None
         else:
             told = _cannot_see(names)
-        new: list[str] = []
-        for case in tqdm(cases, "soft targets", leave=False, disable=None):
-            if split is not None:
-                _require_training(split, [case])
-            if earlier is not None and earlier._was_labelled(case):
-                earlier._spot_check(teacher, case, normalization, window, new)
-                earlier = None  # one case is enough
-            if _write_case(folder, header, teacher, case, normalization, window):
-                new.append(case.case_id)
+        how = (teacher, normalization, window)
+        work = _Labelling(folder, header, teacher)
+        count = len(cases) if isinstance(cases, Sized) else None
+        asked: Iterable[Case] = tqdm(cases, "soft targets", count, leave=False, disable=None)
+        if earlier is not None:
+            asked = earlier._checked(asked, *how, work.written)
+        missing = filter(work.is_missing, asked)
+        if ray is None:
+            for case in missing:
+                work.keep(case, _log_probabilities(case, *how))
+        else:
+            room = {"num_cpus": num_cpus, "num_gpus": num_gpus}
+            with connected(ray) as cluster:
+                answers = spread(cluster, _log_probabilities, missing, *how, **room)
+                with closing(answers):
+                    for case, answer in answers:
+                        work.keep(case, answer)
         if names:
             warnings.warn(told, stacklevel=2)
         targets = cls.open(folder)
@@ -289,6 +311,22 @@ class SoftTargets:
         there = case.case_id in self and (self.folder / f"{case.case_id}.npy").is_file()
         return there and self._record(case.case_id)["image"] == _digests(case)
 
+    def _checked(
+        self,
+        cases: Iterable[Case],
+        teacher: Teacher | Sequence[Teacher],
+        normalization: Normalization,
+        window: Sequence[int] | None,
+        new: Sequence[str],
+    ) -> Iterator[Case]:
+        """The cases as they come; the teacher is asked again about the first that it labelled."""
+        asked = False
+        for case in cases:
+            if not asked and self._was_labelled(case):
+                self._spot_check(teacher, case, normalization, window, new)
+                asked = True
+            yield case
+
     def _spot_check(
         self,
         teacher: Teacher | Sequence[Teacher],
@@ -331,11 +369,6 @@ def _state(found: os.stat_result) -> tuple[int, int, int]:
     return found.st_ino, found.st_size, found.st_mtime_ns
 
 
-def _require_training(split: Split, cases: Sequence[Case]) -> None:
-    names = [case.case_id for case in cases]
-    split.require(names, ("labelled", "unlabelled"), "SoftTargets.write")
-
-
 def _cannot_see(names: Sequence[str]) -> str:
     return (
         f"Of the teacher {', '.join(names)} it cannot be seen whether its code, the values it "
@@ -363,45 +396,72 @@ def _does_not_know(folder: Path, classes: Sequence[int]) -> str:
     )
 
 
-def _write_case(
-    folder: Path,
-    header: dict[str, Any],
-    teacher: Teacher | Sequence[Teacher],
+def _require(split: Split, cases: Iterable[Case]) -> Iterable[Case]:
+    """The cases, refused if they are no training cases: all before the first, or as they come."""
+
+    def allowed(some: Sequence[Case]) -> Sequence[Case]:
+        split.require([c.case_id for c in some], ("labelled", "unlabelled"), "SoftTargets.write")
+        return some
+
+    return allowed(cases) if isinstance(cases, Sequence) else (allowed([c])[0] for c in cases)
+
+
+def _log_probabilities(
     case: Case,
+    teacher: Teacher | Sequence[Teacher],
     normalization: Normalization,
     window: Sequence[int] | None,
-) -> bool:
-    """Whether it was not there already."""
-    record_path = folder / f"{case.case_id}.json"
-    made_of: dict[str, Any] = {"image": _digests(case)}
-    if (told := case_digest(teacher, case.case_id)) is not None:
-        made_of["teacher"] = told
-    path = folder / f"{case.case_id}.npy"
-    if record_path.is_file() and path.is_file():
-        record = _read_record(record_path)
-        if {key: record.get(key) for key in ("image", "teacher")} == {"teacher": None, **made_of}:
-            return False
-    if case.case_id == "manifest":
-        raise ValueError("A case cannot be called manifest: that is the folder's own file.")
+) -> tuple[np.ndarray, list[int]]:
+    """What is kept of a case: `(D, H, W, C)` float16, and the classes above 0 somewhere."""
     probabilities = teacher_probabilities(teacher, case, normalization, window)
     num_classes = probabilities.shape[-1]
-    made_of["classes"] = np.flatnonzero(probabilities.reshape(-1, num_classes).any(axis=0))
-    regions = None if case.regions is None else list(case.regions)
-    manifest = {**header, "num_classes": num_classes, "regions": regions}
-    if (folder / "manifest.json").exists():
-        _compare_header(folder, read_sealed(folder / "manifest.json", SoftTargetsError), manifest)
-    else:
-        known = {key: value for key, value in manifest.items() if value is not None}
-        write_json(folder / "manifest.json", known, sealed=True)
-    if regions is None:
+    classes = np.flatnonzero(probabilities.reshape(-1, num_classes).any(axis=0)).tolist()
+    if case.regions is None:
         stored = np.log(np.maximum(probabilities, _LEAST_PROBABILITY))
     else:
         stored = special.logit(np.clip(probabilities, _LEAST_OF_A_REGION, 1 - _LEAST_OF_A_REGION))
-    with replacing(path) as temporary:
-        np.save(temporary, stored.astype(np.float16, order="C"), allow_pickle=False)
-    write_json(record_path, {**made_of, "array": file_digest(path)}, sealed=True)
-    forget(case.image)
-    return True
+    return stored.astype(np.float16, order="C"), classes
+
+
+class _Labelling:
+    """The writing side: which cases are missing, and what is written of each."""
+
+    def __init__(
+        self, folder: Path, header: dict[str, Any], teacher: Teacher | Sequence[Teacher]
+    ) -> None:
+        self.folder, self.header, self.teacher = folder, header, teacher
+        self.written: list[str] = []
+
+    def is_missing(self, case: Case) -> bool:
+        record_path = self.folder / f"{case.case_id}.json"
+        if not (record_path.is_file() and (self.folder / f"{case.case_id}.npy").is_file()):
+            return True
+        record = _read_record(record_path)
+        known = {key: record.get(key) for key in ("image", "teacher")}
+        return known != {"teacher": None, **self._made_of(case)}
+
+    def _made_of(self, case: Case) -> dict[str, Any]:
+        told = case_digest(self.teacher, case.case_id)
+        return {"image": _digests(case)} | ({} if told is None else {"teacher": told})
+
+    def keep(self, case: Case, answer: tuple[np.ndarray, list[int]]) -> None:
+        stored, classes = answer
+        path, manifest_path = self.folder / f"{case.case_id}.npy", self.folder / "manifest.json"
+        if case.case_id == "manifest":
+            raise ValueError("A case cannot be called manifest: that is the folder's own file.")
+        regions = None if case.regions is None else list(case.regions)
+        manifest = {**self.header, "num_classes": stored.shape[-1], "regions": regions}
+        if manifest_path.exists():
+            _compare_header(self.folder, read_sealed(manifest_path, SoftTargetsError), manifest)
+        else:
+            known = {key: value for key, value in manifest.items() if value is not None}
+            write_json(manifest_path, known, sealed=True)
+        with replacing(path) as temporary:
+            np.save(temporary, stored, allow_pickle=False)
+        record = {**self._made_of(case), "classes": classes, "array": file_digest(path)}
+        write_json(path.with_suffix(".json"), record, sealed=True)
+        forget(case.image)
+        self.written.append(case.case_id)
 
 
 def _digests(case: Case) -> dict[str, str]:

@@ -738,13 +738,16 @@ def test_unknown_keys_of_y_are_refused(data):
 # --- replicas ---------------------------------------------------------------------------
 
 
-@pytest.mark.skipif(BACKEND != "tensorflow", reason="tf.distribute is TensorFlow's")
-def test_two_replicas_give_the_update_of_one(tmp_path):
+SCRIPTS = {"tensorflow": "replicas.py", "jax": "devices.py"}
+
+
+@pytest.mark.skipif(BACKEND not in SCRIPTS, reason="Keras distributes on TensorFlow and JAX")
+def test_two_devices_give_the_update_of_one():
     import subprocess
     import sys
     from pathlib import Path
 
-    script = Path(__file__).with_name("replicas.py")
+    script = Path(__file__).with_name(SCRIPTS[BACKEND])
     done = subprocess.run([sys.executable, str(script)], capture_output=True, text=True)
     assert done.returncode == 0, done.stderr[-2000:]
     assert "largest difference" in done.stdout

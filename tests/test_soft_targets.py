@@ -1,5 +1,6 @@
 import errno
 import json
+import sys
 from dataclasses import replace
 from functools import partial
 from pathlib import Path
@@ -220,6 +221,29 @@ def test_labelling_held_out_cases_is_refused(tmp_path, cases):
     with pytest.raises(LeakageError, match="SoftTargets.write may use labelled or unlabelled"):
         kdcore.SoftTargets.write(flat, cases, tmp_path, split=split)
     assert not list(tmp_path.iterdir())
+
+
+def test_an_iterator_is_read_as_its_cases_are_labelled(tmp_path, cases):
+    def read():
+        for before, case in enumerate(cases):
+            assert len(list(tmp_path.glob("case_*.json"))) == before
+            yield case
+
+    soft = kdcore.SoftTargets.write(flat, read(), tmp_path)
+    assert sorted(soft) == sorted(case.case_id for case in cases)
+
+
+def test_of_an_iterator_the_cases_before_the_forbidden_one_stay(tmp_path, cases):
+    split = kdcore.Split((cases[0].case_id,), (), (), (cases[1].case_id,))
+    with pytest.raises(LeakageError, match="SoftTargets.write may use labelled or unlabelled"):
+        kdcore.SoftTargets.write(flat, iter(cases[:2]), tmp_path, split=split)
+    assert list(kdcore.SoftTargets.open(tmp_path)) == [cases[0].case_id]
+
+
+def test_without_ray_it_is_told_how_to_get_it(tmp_path, two, monkeypatch):
+    monkeypatch.setitem(sys.modules, "ray", None)
+    with pytest.raises(ConnectionError, match=r"not installed.*pip install 'kdcore\[ray\]'"):
+        kdcore.SoftTargets.write(flat, two, tmp_path, ray="local")
 
 
 @pytest.mark.parametrize(

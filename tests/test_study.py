@@ -1,7 +1,10 @@
 """A study goes on from what is kept, and its arms differ in what they should."""
 
 import json
+import pickle
 import shutil
+import sys
+from contextlib import nullcontext
 from dataclasses import replace
 from pathlib import Path
 
@@ -11,7 +14,6 @@ import pytest
 from scipy import special
 
 import kdcore
-from kdcore._files import lock
 from kdcore._provenance import stands_on
 from kdcore.ensemble import ensemble, fit_temperature
 from kdcore.evaluation import read_results
@@ -102,11 +104,27 @@ def test_an_ensemble_is_the_calibrated_mean_of_its_members(small):
     np.testing.assert_allclose(received, special.softmax(expected, axis=-1), atol=1e-5)
 
 
-def test_what_another_process_does_is_left_to_it(small, tmp_path):
-    (job,) = jobs(small, tmp_path, ["baseline"])
-    with lock(small.root / job.path.stem):
-        assert not queue._attempt(job)
-    assert queue._attempt(job) and job.done
+def test_what_another_process_does_is_waited_for(small, tmp_path, monkeypatch):
+    (job,) = jobs(small, tmp_path / "kept", ["baseline"])
+    study.work([job])
+    (mine,) = jobs(small, tmp_path, ["baseline"])
+
+    def until_the_other_is_done(path):
+        shutil.copy(job.path, mine.path)
+        return nullcontext()
+
+    monkeypatch.setattr(queue, "lock", until_the_other_is_done)
+    monkeypatch.setattr(keras.Model, "fit", lambda *a, **k: pytest.fail("trained again"))
+    study.work([mine])
+    assert mine.record() == job.record()
+
+
+def test_an_experiment_for_another_process_leaves_its_data_behind(small):
+    assert small.cases
+    other = pickle.loads(pickle.dumps(small))
+    assert "cases" not in vars(other) and other.root == small.root
+    other.share_data(small)
+    assert other.cases is small.cases and other.key("student") == small.key("student")
 
 
 def test_a_killed_record_leaves_nothing_half(small, tmp_path, monkeypatch):
@@ -124,9 +142,9 @@ def test_a_killed_record_leaves_nothing_half(small, tmp_path, monkeypatch):
     assert job.record()["arm"] == "baseline"
 
 
-def test_several_workers_share_the_work(msd_folder, tmp_path, capfd):
+def test_what_was_done_is_added_up(msd_folder, tmp_path):
     options = ["--data", "hippocampus", "--tier", "smoke", "--data-dir", str(msd_folder)]
-    options += ["--runs", str(tmp_path / "runs"), "--seeds", "1", "--workers", "2"]
+    options += ["--runs", str(tmp_path / "runs"), "--seeds", "1"]
     assert study.main([*options, "--records", str(tmp_path / "kept"), "--out", str(tmp_path)]) == 0
     assert len(list((tmp_path / "kept").glob("*.json"))) == 3
     table, results = read_results(tmp_path / "hippocampus-smoke-2-labels.csv.gz")
@@ -134,8 +152,6 @@ def test_several_workers_share_the_work(msd_folder, tmp_path, capfd):
     students = [row for row in results["comparisons"] if row["b"] == "baseline"]
     assert all(row["p_holm"] >= row["p"] for row in students)
     assert results["equivalence"][0]["a"] == "student"
-    shutil.rmtree(tmp_path / "runs")
-    capfd.readouterr()
 
 
 def test_after_some_runs_it_goes_on_in_another_process(msd_folder, tmp_path, monkeypatch, capfd):
@@ -158,10 +174,17 @@ def test_each_fold_is_trained_and_all_are_summed_up_together(msd_folder, tmp_pat
     assert len(set(sum(teachers, ()))) == sum(map(len, teachers)) == 10
 
 
-def test_a_failing_worker_is_not_passed_over(tmp_path):
+def test_a_failing_process_is_not_passed_over(small, tmp_path):
     options = ["--data", "hippocampus", "--tier", "smoke", "--data-dir", str(tmp_path / "none")]
-    with pytest.raises(SystemExit, match="A worker failed"):
-        study._start_workers([*options, "--runs", str(tmp_path)], 2)
+    with pytest.raises(SystemExit, match="A run failed"):
+        study._go_on([*options, "--runs", str(tmp_path)], jobs(small, tmp_path))
+
+
+def test_several_at_once_need_ray(msd_folder, tmp_path, monkeypatch):
+    monkeypatch.setitem(sys.modules, "ray", None)
+    options = ["--data", "hippocampus", "--tier", "smoke", "--data-dir", str(msd_folder)]
+    with pytest.raises(SystemExit, match=r"Ray is not installed.*pip install 'kdcore\[ray\]'"):
+        study.main([*options, "--runs", str(tmp_path), "--workers", "2"])
 
 
 def test_no_test_case_is_scored_before_the_plan(monkeypatch):

@@ -6,10 +6,11 @@ finished run a record is kept, a small JSON file named by all that decided it. A
 record is there is not done again, on whatever machine it was done; put the folders together
 to add up several machines' work. Only a teacher is, for a student that lacks a record, where
 its network is not among the runs. A run that was interrupted goes on. `--workers 0` trains
-nothing and adds up what is finished.
+nothing and adds up what is finished; more than 1, and `--ray`, are processes of Ray.
 """
 
 import argparse
+import math
 import os
 import subprocess
 import sys
@@ -18,16 +19,14 @@ from contextlib import contextmanager
 from dataclasses import replace
 from pathlib import Path
 
+from kdcore._cluster import connected
 from kdcore._provenance import stands_on
 from kdcore.evaluation import tables
 from kdcore.evaluation.scores import write_results
 from kdcore.study import results
 from kdcore.study import settings as config
 from kdcore.study.experiment import Experiment
-from kdcore.study.queue import Job, work
-
-RUNS_A_PROCESS = 20
-"""TensorFlow keeps the graph of every training until its process ends: about 33 MB each."""
+from kdcore.study.queue import RUNS_A_PROCESS, Job, work, work_together
 
 
 def main(arguments: list[str] | None = None) -> int:
@@ -39,11 +38,13 @@ def main(arguments: list[str] | None = None) -> int:
         jobs = list({job.name: job for _, jobs in stages for job in jobs}.values())
         _check(jobs, options.out)
         _check_plan(stages[0][0].task.plan, options)
-    if options.workers == 1:
+    if options.ray or options.workers > 1:
+        with _in_one_line():
+            _work_together(jobs, options)
+    elif options.workers:
         work(jobs, RUNS_A_PROCESS)
-    if options.workers and not options.quiet:
-        while not all(job.done for job in jobs):
-            _start_workers(arguments, options.workers)
+        if not (options.quiet or all(job.done for job in jobs)):
+            _go_on(arguments, jobs)
     if not options.quiet:
         with _in_one_line():
             _add_up(stages, options.out)
@@ -100,22 +101,24 @@ def _add_up(stages: Sequence[tuple[Experiment, list[Job]]], out: str | None) -> 
         print(f"\nDice, {name}", tables.budget_table(summaries, label), sep="\n\n")
 
 
-def _start_workers(arguments: Sequence[str], count: int) -> None:
-    """Several processes with one thread each: a small network keeps no second core busy."""
-    command = [sys.executable, "-m", "kdcore.study", *arguments, "--workers", "1", "--quiet"]
-    names = ("TF_NUM_INTRAOP_THREADS", "TF_NUM_INTEROP_THREADS", "OMP_NUM_THREADS")
-    threads = dict.fromkeys(names, "1") if count > 1 else {}
-    workers = [
-        subprocess.Popen(command, env=threads | os.environ)  # noqa: S603
-        for _ in range(count)
-    ]
-    try:
-        codes = [worker.wait() for worker in workers]
-    finally:
-        for worker in workers:
-            worker.terminate()
-    if any(codes):
-        raise SystemExit(f"A worker failed; its message stands above. Exit codes: {codes}.")
+def _work_together(jobs: Sequence[Job], options: argparse.Namespace) -> None:
+    """On this machine a small network keeps no second core busy, so that each run has one."""
+    if options.ray:
+        room = {"num_cpus": options.num_cpus, "num_gpus": options.num_gpus}
+        with connected(options.ray) as ray:
+            return work_together(ray, jobs, **room)
+    with connected("local", num_cpus=options.workers) as ray:
+        gpus = ray.cluster_resources().get("GPU", 0)
+        share = min(1.0, 1 / math.ceil(options.workers / gpus)) if gpus else 0
+        work_together(ray, jobs, num_gpus=share)
+
+
+def _go_on(arguments: Sequence[str], jobs: Sequence[Job]) -> None:
+    """In a new process, and another one: what a training leaves in memory goes with its process."""
+    command = [sys.executable, "-m", "kdcore.study", *arguments, "--quiet"]
+    while not all(job.done for job in jobs):
+        if code := subprocess.run(command).returncode:  # noqa: S603
+            raise SystemExit(f"A run failed; its message stands above. Exit code: {code}.")
 
 
 def _parse(arguments: Sequence[str]) -> argparse.Namespace:
@@ -133,13 +136,28 @@ def _parse(arguments: Sequence[str]) -> argparse.Namespace:
         "--workers",
         type=int,
         default=1,
-        help="processes at once, a thread each; 0 trains nothing and adds up what is finished",
+        help="runs at once on this machine, a core each; 0 trains nothing and adds up what is "
+        "finished; more than 1 need Ray: pip install 'kdcore[ray]'",
     )
     parser.add_argument(
         "--unplanned", action="store_true", help="score test cases before the study's plan"
     )
+    parser.add_argument(
+        "--ray",
+        nargs="?",
+        const="auto",
+        metavar="ADDRESS",
+        help="the machines of a Ray cluster do the runs: host:6379, or that of this machine",
+    )
+    parser.add_argument("--num-cpus", type=float, default=1, help="of each run, with --ray")
+    parser.add_argument("--num-gpus", type=float, default=0, help="of each run, with --ray")
     parser.add_argument("--quiet", action="store_true", help="print and write no tables")
-    return parser.parse_args(arguments)
+    options = parser.parse_args(arguments)
+    if options.ray or options.workers > 1:  # workers start in folders of their own
+        for name in ("data_dir", "runs", "records"):
+            if (folder := getattr(options, name)) is not None:
+                setattr(options, name, str(Path(folder).resolve()))
+    return options
 
 
 def from_arguments(arguments: Sequence[str] | None = None, study: str = "main") -> Experiment:

@@ -75,6 +75,11 @@ class Experiment:
         self.task = TASKS[config.task]
         self._resized: dict[str, Case] = {}
 
+    def __reduce__(self) -> tuple[Any, ...]:
+        """Without the data: another process reads its own."""
+        where = (self.name, self.root.parent, self.data_dir)
+        return Experiment, (self.config, *where, self.seed, self.fold)
+
     @cached_property
     def cases(self) -> list[Case]:
         """All cases of the task, sorted by id."""
@@ -112,10 +117,13 @@ class Experiment:
         config = replace(self.config, num_labelled=num_labelled or self.config.num_labelled)
         fold = self.fold if fold is None else fold
         other = Experiment(config, self.name, self.root.parent, self.data_dir, seed, fold)
-        # Looked at here, so that they are read and digested once for all seeds.
-        other.cases, other.data_digest = self.cases, self.data_digest
-        other._resized = self._resized
+        other.share_data(self)
         return other
+
+    def share_data(self, other: "Experiment") -> None:
+        """Take another's cases, so that they are read, digested and resized once for all seeds."""
+        self.cases, self.data_digest = other.cases, other.data_digest
+        self._resized = other._resized
 
     def take(self, part: str, arm: str | None = None) -> list[Case]:
         """The cases of one part of the split as `arm` sees them: resized, with its sequences."""

@@ -1,6 +1,7 @@
-"""The runs of a study, done one after the other by as many processes as there are."""
+"""The runs of a study: one after the other, or side by side on the workers of Ray."""
 
 import math
+import socket
 import time
 from collections.abc import Sequence
 from dataclasses import dataclass
@@ -10,12 +11,15 @@ from typing import Any
 
 import keras
 import numpy as np
-from filelock import Timeout
 
+from kdcore._cluster import alike, compare, environment
 from kdcore._files import lock, read_sealed, write_json
 from kdcore.evaluation import tables
 from kdcore.study import results
 from kdcore.study.experiment import Experiment, train
+
+RUNS_A_PROCESS = 20
+"""TensorFlow keeps the graph of every training until its process ends: about 33 MB each."""
 
 _NEEDED = {"arm", "seed", "split", "per_case", "validation_dice", "params", "macs_a_slice"}
 
@@ -39,6 +43,11 @@ class Job:
         """Jobs of one group may need each other."""
         job = self.experiment
         return job.config.num_labelled, job.fold, job.seed
+
+    @property
+    def needs(self) -> list[tuple[tuple[int, int, int], str]]:
+        """Group and arm of the jobs that must be done before."""
+        return [(self.group, arm) for arm in self.experiment.training(self.arm).needs]
 
     @cached_property
     def key(self) -> str:
@@ -68,7 +77,7 @@ class Job:
         return all(kept.get(name, value) == value for name, value in own.items())
 
     def run(self) -> None:
-        """Train, evaluate, keep the record, unless another process does."""
+        """Train, evaluate, keep the record, unless it is there."""
         self.path.parent.mkdir(parents=True, exist_ok=True)
         if not self.done:
             kept = results.record(train(self.experiment, self.arm), self.experiment.task)
@@ -76,33 +85,123 @@ class Job:
 
 
 def work(jobs: Sequence[Job], most: int | None = None) -> None:
-    """Do the jobs that have no record, or so many of them.
+    """Do the jobs that have no record one after the other, or so many of them.
 
-    Those that another process has in hand are left to it.
+    They stand in an order in which none needs a later one. What another process has in hand is
+    waited for.
     """
-    start, before = time.monotonic(), {job.name for job in jobs if job.done}
-    print(f"{len(before)} of {len(jobs)} runs are finished.", flush=True)
-    waiting, own = False, 0
-    while own != most and (left := [job for job in jobs if not job.done]):
-        taken = next((job for job in left if _ready(job, left) and _attempt(job)), None)
-        if taken is None:
-            if not waiting:
-                print("Another process has in hand what could be done next; waiting.", flush=True)
-            waiting = True
-            time.sleep(1)
-            continue
-        waiting, own = False, own + 1
-        done = [job for job in jobs if job.done]
-        costs = _costs(jobs, done)
-        new = sum(costs[job.name] for job in done if job.name not in before)
-        to_do = sum(costs[job.name] for job in jobs if job not in done)
-        minutes = math.ceil((time.monotonic() - start) * to_do / new / 60)
-        dice = tables.number(taken.record()["validation_dice"], ".3f")
-        told = f"; about {minutes} minutes left" if to_do else ""
-        print(
-            f"{taken.name}: validation Dice {dice}. {len(done)} of {len(jobs)} runs{told}",
-            flush=True,
+    progress, own = _Progress(jobs), 0
+    for job in jobs:
+        if own == most:
+            return
+        if not job.done:
+            with lock(job.experiment.root / job.path.stem):
+                if job.done:
+                    continue
+                job.run()
+            keras.utils.clear_session()
+            own += 1
+            progress.tell(job)
+
+
+def work_together(
+    ray: Any, jobs: Sequence[Job], *, num_cpus: float = 1, num_gpus: float = 0
+) -> None:
+    """Do them as tasks of a Ray cluster whose machines share the folders of runs and records.
+
+    A task waits for those it needs, and one whose worker died is given to another, where it goes
+    on from its last epoch. A process ends after `RUNS_A_PROCESS` runs.
+
+    Args:
+        ray: From `connected`.
+        jobs: In an order in which none needs a later one; with absolute paths.
+        num_cpus: Of each run.
+        num_gpus: Of each run.
+
+    Raises:
+        ConnectionError: If a worker has other versions or other data, or shares no folder.
+    """
+    progress, here = _Progress(jobs), alike()
+    task = ray.remote(
+        num_cpus=num_cpus,
+        num_gpus=num_gpus,
+        max_calls=1 if num_gpus else RUNS_A_PROCESS,  # the next run may be given another GPU
+        runtime_env=environment(num_cpus),
+    )(_run_there)
+    tasks: dict[tuple[Any, str], Any] = {}
+    for job in jobs:
+        if not job.done:
+            job.path.parent.mkdir(parents=True, exist_ok=True)
+            before = [tasks[n] for n in job.needs if n in tasks]
+            tasks[job.group, job.arm] = task.remote(job, job.key, here, *before)
+    names = {ref: job for job in jobs if (ref := tasks.get((job.group, job.arm))) is not None}
+    while names:
+        for ref in ray.wait(list(names))[0]:
+            job = names.pop(ref)
+            try:
+                ray.get(ref)
+            except ray.exceptions.RayTaskError as error:
+                raise error.cause from error
+            except ray.exceptions.RayError as error:
+                said = str(error).strip().splitlines()[-1]
+                raise ConnectionError(f"{job.name} was lost with its workers: {said}") from error
+            if not job.done:
+                raise ConnectionError(_not_shared(job.path.parent, "a worker"))
+            progress.tell(job)
+
+
+def _run_there(job: Job, key: str, here: dict[str, str], *before: None) -> None:
+    """On a worker: a run of the same versions, with the same data, into the same folder."""
+    host = socket.gethostname()
+    compare(here, alike(), host)
+    if not job.path.parent.is_dir():
+        raise ConnectionError(_not_shared(job.path.parent, host))
+    own = job.experiment
+    _share_data(own)
+    if own.key(job.arm) != key:
+        raise ConnectionError(
+            f"{job.name}: the worker on {host} has other data than this machine (their digests "
+            "differ): look at --data-dir, KDCORE_DATA, its cache. Copy them there, or share them."
         )
+    with lock(own.root / job.path.stem):
+        job.run()
+    keras.utils.clear_session()
+
+
+_READ: dict[Any, Experiment] = {}
+
+
+def _share_data(experiment: Experiment) -> None:
+    """A process of the cluster reads the data once for all its runs."""
+    of = (experiment.config.task, experiment.config.num_cases, str(experiment.data_dir))
+    experiment.share_data(_READ.setdefault(of, experiment))
+
+
+def _not_shared(folder: Path, host: str) -> str:
+    return (
+        f"{folder} is not one folder for all: {host} does not see what is there. Give --runs and "
+        "--records as folders that all machines share."
+    )
+
+
+class _Progress:
+    """Tells what is finished, and how long the rest will take."""
+
+    def __init__(self, jobs: Sequence[Job]) -> None:
+        self.jobs, self.start = jobs, time.monotonic()
+        self.before = {job.name for job in jobs if job.done}
+        print(f"{len(self.before)} of {len(jobs)} runs are finished.", flush=True)
+
+    def tell(self, job: Job) -> None:
+        done = [other for other in self.jobs if other.done]
+        costs = _costs(self.jobs, done)
+        new = sum(costs[other.name] for other in done if other.name not in self.before)
+        to_do = sum(costs[other.name] for other in self.jobs if other not in done)
+        minutes = math.ceil((time.monotonic() - self.start) * to_do / new / 60)
+        dice = tables.number(job.record()["validation_dice"], ".3f")
+        told = f"; about {minutes} minutes left" if to_do else ""
+        count = f"{len(done)} of {len(self.jobs)} runs"
+        print(f"{job.name}: validation Dice {dice}. {count}{told}", flush=True)
 
 
 def _costs(jobs: Sequence[Job], done: Sequence[Job]) -> dict[str, float]:
@@ -112,22 +211,6 @@ def _costs(jobs: Sequence[Job], done: Sequence[Job]) -> dict[str, float]:
         seconds.setdefault(job.arm, []).append(job.record().get("training_seconds") or 1.0)
     mean = float(np.mean([value for values in seconds.values() for value in values]))
     return {job.name: float(np.mean(seconds.get(job.arm, mean))) for job in jobs}
-
-
-def _ready(job: Job, left: Sequence[Job]) -> bool:
-    needed = job.experiment.training(job.arm).needs
-    return not any(o.arm in needed and o.group == job.group for o in left)
-
-
-def _attempt(job: Job) -> bool:
-    """False if another process has it in hand."""
-    try:
-        with lock(job.experiment.root / job.path.stem, wait=False):
-            job.run()
-    except Timeout:
-        return False
-    keras.utils.clear_session()
-    return True
 
 
 def _rounded(value: Any) -> Any:

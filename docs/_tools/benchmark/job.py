@@ -20,8 +20,9 @@ LABELS = {"keras": "keras_distillation", "plain": "plain_fit"}
 
 def measure(setting: Setting, arguments: list[str]) -> list[dict[str, Any]]:
     setting.soft_targets()
-    workers = {name: Worker(__file__, name, *arguments) for name in NAMES}
-    results: dict[str, list[dict[str, float]]] = {name: [] for name in NAMES}
+    names = RIVALS if setting.size.short else NAMES
+    workers = {name: Worker(__file__, name, *arguments) for name in names}
+    results: dict[str, list[dict[str, float]]] = {name: [] for name in names}
     try:
         for seed in range(setting.size.seeds):
             for name, worker in workers.items():
@@ -36,7 +37,7 @@ def measure(setting: Setting, arguments: list[str]) -> list[dict[str, Any]]:
     seconds = {name: np.array([r["seconds"] for r in rs]) for name, rs in results.items()}
     seconds["kdcore"] = seconds["kdcore"] + setting.labelling()[0] / setting.size.seeds
     rows = [row("job_kdcore", "s a student", seconds["kdcore"])]
-    for name in NAMES:
+    for name in names:
         label = LABELS.get(name, name)
         if name != "kdcore":
             own = seconds["kdcore"][: len(seconds[name])]

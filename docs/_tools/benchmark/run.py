@@ -16,31 +16,37 @@ import common
 import growth
 import job
 import latency
+import scale
 import steps
 import throughput
 
 from kdcore._files import read_json, write_json
 from kdcore.training import provenance
 
-PARTS = ("steps", "throughput", "job", "latency", "growth", "browser")
+PARTS = ("steps", "throughput", "job", "latency", "growth", "scale", "browser")
+SHORT = ("steps", "job")
 
 
 def main() -> int:
     parser = argparse.ArgumentParser(description=__doc__)
-    parser.add_argument("--parts", nargs="+", choices=PARTS, default=list(PARTS))
+    parser.add_argument("--parts", nargs="+", choices=PARTS, default=None)
     parser.add_argument("--data-dir", default=None, help="folder of the hippocampus volumes")
     parser.add_argument("--folder", type=Path, default=Path("runs/bench"), help="for networks")
     parser.add_argument("--out", type=Path, default=None, help="JSON file for the rows")
     parser.add_argument("--repeats", type=int, default=None, help="rounds of what is in turns")
-    parser.add_argument("--smoke", action="store_true", help="only see that it runs")
+    parser.add_argument(
+        "--short",
+        action="store_true",
+        help=f"the ratios of {' and '.join(SHORT)} alone, without a download",
+    )
     options = parser.parse_args()
-    size = common.SMOKE if options.smoke else common.FULL
+    size = common.SHORT if options.short else common.FULL
     size = replace(size, repeats=options.repeats or size.repeats)
     setting = common.Setting(size, options.folder, options.data_dir)
     arguments = ["--folder", str(options.folder)]
     arguments += ["--data-dir", options.data_dir] if options.data_dir else []
-    arguments += ["--smoke"] if options.smoke else []
-    for part in options.parts:
+    arguments += ["--short"] if options.short else []
+    for part in options.parts or (SHORT if options.short else PARTS):
         print(f"{part} …", flush=True)
         rows = measure(part, setting, arguments)
         print(common.table(rows), flush=True)
@@ -61,6 +67,8 @@ def measure(part: str, setting: common.Setting, arguments: list[str]) -> list[di
     if part == "browser":
         return browser.measure(setting.size.repeats)
     with tempfile.TemporaryDirectory() as folder:
+        if part == "scale":
+            return scale.measure(setting.size.scale, Path(folder))
         return growth.measure(setting.size.growth, Path(folder))
 
 

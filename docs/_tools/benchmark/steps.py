@@ -12,7 +12,11 @@ from kdcore.evaluation.cost import count_macs
 
 def measure(setting: Setting) -> list[dict[str, Any]]:
     size = setting.size
-    trained = {name: method(setting, 0, 10 * CHUNK) for name, method in METHODS.items()}
+    trained = {
+        name: method(setting, 0, 10 * CHUNK)
+        for name, method in METHODS.items()
+        if not (size.short and name == "torchdistill")
+    }
     teacher = setting.teacher()
     images, _ = setting.batches()[0]
     plain, soft = setting.batches(), trained["kdcore"].batches
@@ -41,16 +45,21 @@ def measure(setting: Setting) -> list[dict[str, Any]]:
             ("pytorch", "pytorch"),
             ("torchdistill", "torchdistill"),
         )
+        if method in ms
     ]
-    return [
-        *rows,
+    rows += [
         row("kd_step_from_disk_over_plain", "ratio", ms["kdcore"] / base),
         row("kd_step_online_over_parts", "ratio", ms["online"] / (base + ms["forward"])),
         row("slices_a_second", "1/s", 1000 * BATCH / base),
         row("slices_over_prototype", "ratio", ms["prototype"] / base),
-        row("slices_over_prototype_batch_64", "ratio", _large_batch(setting, trained)),
         row("pipeline_over_plain", "ratio", ms["pipeline"] / base),
         row("soft_pipeline_over_plain", "ratio", ms["soft pipeline"] / base),
+    ]
+    if size.short:
+        return rows
+    return [
+        *rows,
+        row("slices_over_prototype_batch_64", "ratio", _large_batch(setting, trained)),
         *_disk(setting),
         *_share_of_peak(setting),
     ]

@@ -38,9 +38,9 @@ def torture() -> str:
     return markdown(told["columns"], [*told["rows"], ["all of it", "", "", took]])
 
 
-def bench() -> str:
+def bench(name: str = "bench") -> str:
     """The rows, and which parts were measured on which processor."""
-    measured = read_json(RESULTS / "bench.json")["rows"]
+    measured = read_json(RESULTS / f"{name}.json")["rows"]
     table = [
         [
             row["name"],
