@@ -135,6 +135,8 @@ def backend(session: nox.Session, name: str) -> None:
         "unet",
         "distiller",
         "hints",
+        "heads",
+        "regions",
         "ensemble",
         "inference",
         "metrics",

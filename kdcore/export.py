@@ -327,16 +327,16 @@ def _in_words(network: keras.Model, path: Path) -> Iterator[None]:
     """What converters and runtimes raise, as one sentence with the way out."""
     try:
         yield
-    except ImportError:
-        raise
+    except ImportError as error:
+        raise ImportError(f"{error} {_elsewhere()}".strip()) from error
     except Exception as error:
         lines = str(error).strip().splitlines() or [type(error).__name__]
         missing = re.search(r"Flex(\w+)|No Op registered for (\w+)", str(error))
         kind, other = ("ONNX", "LiteRT") if path.suffix == ".onnx" else ("LiteRT", "ONNX")
         reason = f"{kind} has no {missing[1] or missing[2]}" if missing else lines[0][:300]
         raise ValueError(
-            f"{network.name} cannot be written as {path.name}: {reason.rstrip('.')}. Build it of "
-            f"other layers, or try {other}."
+            f"{network.name} cannot be written as {path.name}: {reason.rstrip('.')}. "
+            + (_elsewhere() or f"Build it of other layers, or try {other}.")
         ) from error
 
 
@@ -456,6 +456,17 @@ def _explained(packages: str) -> Iterator[None]:
         raise ImportError(
             f"This needs {packages}: pip install 'kdcore[tensorflow,export]'. ({error})"
         ) from error
+
+
+def _elsewhere() -> str:
+    """The way out where the network runs on a backend that exports less."""
+    backend = keras.backend.backend()
+    if backend == "tensorflow":
+        return ""
+    return (
+        f"Keras runs on {backend} here, which exports less: save the network as .keras, and load "
+        "and export it in a process with KERAS_BACKEND=tensorflow."
+    )
 
 
 @contextmanager

@@ -105,3 +105,11 @@ def test_a_loss_of_keras_own_is_kept(tmp_path):
     assert not keras.saving.load_model(tmp_path / "m.keras").compiled
     with zipfile.ZipFile(tmp_path / "m.keras") as file:
         assert "kdcore" not in json.dumps(json.loads(file.read("config.json")))
+
+
+@pytest.mark.skipif(keras.backend.backend() == "tensorflow", reason="it exports")
+def test_a_backend_that_does_not_export_says_where_it_can_be_done(tmp_path):
+    network = kdcore.unet((16, 16, 1), 2, filters=2, depth=1)
+    with pytest.raises((ImportError, ValueError), match="with KERAS_BACKEND=tensorflow"):
+        kdcore.export(network, tmp_path / "network.tflite")
+    assert not list(tmp_path.iterdir())
