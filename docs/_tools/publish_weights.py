@@ -48,6 +48,9 @@ STUDIES = {
     "benchmark-acdc-quick-7-labels": Published(
         "acdc", "acdc-7-labels", 7, _ARMS[1:], {"slice_shape": [128, 128]}
     ),
+    "cross-modal-lgg-quick-10-labels": Published(
+        "lgg", "lgg-10-labels", 10, _ARMS, {"slice_shape": [128, 128]}
+    ),
 }
 
 
@@ -75,6 +78,7 @@ def main() -> int:
         with replacing(path) as temporary:
             network.save(temporary)
         known = seen(arm, about, cases)
+        sequences = about["settings"]["arms"][arm].get("sequences")
         index[path.name] = {
             "arm": arm,
             "labels": published.labels,
@@ -84,6 +88,7 @@ def main() -> int:
             "licence": task.licence,
             "label_names": dict(task.labels),
             **published.trained_on,
+            **({"sequences": sequences} if sequences else {}),
             **largest([case for case in cases if case.case_id in known]),
             "seen": known,
             **{key: run[key] for key in ("model_digest", "commit", "backend", "hardware")},
