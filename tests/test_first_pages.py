@@ -77,7 +77,7 @@ def test_the_quickstart_runs(tmp_path, monkeypatch, capsys):
     exec(own, scope)
     exec(new, scope)
     assert len(scope["unlabelled"]) == 2, "one is left, one has no mask"
-    assert (tmp_path / "student.keras").exists() and (tmp_path / "anna_mask.nii.gz").exists()
+    assert (tmp_path / "student.keras").exists() and (tmp_path / "cleo_mask.nii.gz").exists()
 
 
 def write_scans(folder: Path) -> None:

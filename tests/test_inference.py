@@ -163,9 +163,10 @@ def test_soft_targets_of_a_network_that_diverged_are_not_written(tmp_path):
 
 def test_what_is_no_network_and_what_is_no_case_is_said():
     model, case = kdcore.unet((32, 24, 1), 3, 2, 1), make_case(0)
-    for network, scan in (("student.keras", case), (model, case.image)):
-        with pytest.raises(ValueError, match=r"Expected a network and a kdcore\.Case"):
-            kdcore.predict_mask(network, scan)
+    with pytest.raises(ValueError, match=r"Received: a path. Load it first: keras.saving.load_mod"):
+        kdcore.predict_mask("student.keras", case)
+    with pytest.raises(ValueError, match=r"Expected a kdcore\.Case .*Received: ndarray"):
+        kdcore.predict_mask(model, case.image)
     with pytest.raises(ValueError, match=r"pass \[case\]"):
         kdcore.evaluate(model, case)
 

@@ -85,5 +85,6 @@ def test_a_page_with_exercises_has_a_picture_that_is_described(path):
     text = path.read_text()
     pictures = re.findall(r'^\{\$ figure\("learn-\w+", alt="(.+)"\) \$\}$', text, re.M)
     assert pictures or "## Exercises" not in text
-    assert len(pictures) == text.count("figure(") == text.count("<figcaption")
+    assert len(pictures) == text.count("figure(")
+    assert text.count("<figure") == text.count("<figcaption") >= len(pictures)
     assert all(len(alt) > 60 for alt in pictures)
