@@ -29,7 +29,9 @@ const ask = (action, request) => new Promise((resolve, reject) => {
 
 @pytest.fixture
 def page(open_page):
-    return open_page("demo/")
+    page = open_page("demo/")
+    page.locator("#demo").wait_for()  # shown by the script, once it listens
+    return page
 
 
 def in_worker(page, body, *arguments):
