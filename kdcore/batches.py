@@ -10,7 +10,7 @@ import numpy as np
 from kdcore._files import digest
 from kdcore.augmentation import Augmentation
 from kdcore.data.cases import Case, forget, labels_in
-from kdcore.losses import IGNORE
+from kdcore.losses import IGNORE, check_share
 from kdcore.normalization import Normalization, describe_normalization, prepare
 from kdcore.soft_targets import SoftTargets, SoftTargetsError
 
@@ -91,7 +91,8 @@ class Batches(keras.utils.PyDataset):
     ) -> None:
         super().__init__(workers, use_multiprocessing, max_queue_size)
         _check(cases, shape, batch_size, labelled_share, num_batches)
-        _check_share("foreground_share", foreground_share)
+        if foreground_share is not None:
+            check_share("foreground_share", foreground_share)
         self.shape, self.batch_size = tuple(shape), batch_size
         self.augmentation, self.shuffle, self.seed = augmentation, shuffle, seed
         self.epoch = 0
@@ -450,7 +451,8 @@ def _check(
         )
     if batch_size < 1:
         raise ValueError(f"batch_size must be ≥ 1. Received: {batch_size}.")
-    _check_share("labelled_share", share)
+    if share is not None:
+        check_share("labelled_share", share)
     sequences = {case.sequences for case in cases}
     if len(sequences) > 1:
         raise ValueError(f"The cases have different sequences: {sorted(sequences)}.")
@@ -460,8 +462,3 @@ def _check(
             f"The cases have different regions: {sorted(map(str, regions))} (None: one label a "
             "voxel). Give all of them the same with kdcore.data.to_regions."
         )
-
-
-def _check_share(name: str, share: float | None) -> None:
-    if share is not None and not 0 <= share <= 1:
-        raise ValueError(f"{name} must lie in [0, 1]. Received: {share}.")

@@ -494,12 +494,8 @@ class DiceCrossEntropy(keras.losses.Loss):
         **kwargs: Any,
     ) -> None:
         super().__init__(name=name, **kwargs)
-        for key, value in {
-            "dice_weight": dice_weight,
-            "label_smoothing": label_smoothing,
-        }.items():
-            if not 0.0 <= value <= 1.0:
-                raise ValueError(f"{key} must lie in [0, 1]. Received: {value}.")
+        check_share("dice_weight", dice_weight)
+        check_share("label_smoothing", label_smoothing)
         self.dice_weight, self.label_smoothing = dice_weight, label_smoothing
 
     def __call__(
@@ -541,8 +537,7 @@ class DiceBinaryCrossEntropy(keras.losses.Loss):
         self, dice_weight: float = 0.5, name: str = "dice_binary_cross_entropy", **kwargs: Any
     ) -> None:
         super().__init__(name=name, **kwargs)
-        if not 0.0 <= dice_weight <= 1.0:
-            raise ValueError(f"dice_weight must lie in [0, 1]. Received: {dice_weight}.")
+        check_share("dice_weight", dice_weight)
         self.dice_weight = dice_weight
 
     def __call__(
@@ -563,6 +558,12 @@ def _refuse_marked(output: Tensor, loss: str) -> None:
             f"{loss} got the output of a softmax or sigmoid; it expects logits. Build "
             "the network's last layer with activation=None, or wrap it: kdcore.to_logits."
         )
+
+
+def check_share(name: str, share: float) -> None:
+    """Raise unless it lies from 0 to 1."""
+    if not 0 <= share <= 1:
+        raise ValueError(f"{name} must lie in [0, 1]. Received: {share}.")
 
 
 def check_temperature(temperature: float) -> float:
@@ -720,12 +721,12 @@ def check_region_labels(values: np.ndarray | None) -> None:
     """Raise if values of a mask of regions are not 1, 0 or −1; None is not at hand."""
     if values is None or not values.size:
         return
-    if not np.isin(values, (0, 1, IGNORE)).all():
-        other = values[~np.isin(values, (0, 1, IGNORE))].flat[0]
+    others = values[~np.isin(values, (0, 1, IGNORE))]
+    if others.size:
         raise ValueError(
             "A mask of regions, (B, ..., regions), holds 1 inside a region, 0 outside, and -1 "
-            f"where nobody labelled it. Received: {other}. Of labels kdcore.data.to_regions makes "
-            "regions."
+            f"where nobody labelled it. Received: {others.flat[0]}. Of labels "
+            "kdcore.data.to_regions makes regions."
         )
 
 

@@ -113,16 +113,18 @@ def test_segmentation_models(here):
     assert scope["batches"][0][0].shape[1:] == (32, 32, 1)
 
 
+SMALL_BRATS = {
+    "(96, 80)": "(16, 16)",
+    "labelled=100": "labelled=1",
+    "test=20": "test=1",
+    "filters=16": "filters=2",
+    "epochs=40": "epochs=1",
+}
+
+
 def test_brats(here):
     write_brats(here / "BraTS2021", map(make_brain, range(3)))
-    smaller = {
-        "(96, 80)": "(16, 16)",
-        "labelled=100": "labelled=1",
-        "test=20": "test=1",
-        "filters=16": "filters=2",
-        "epochs=40": "epochs=1",
-    }
-    scope = run("BraTS", {}, smaller)
+    scope = run("BraTS", {}, SMALL_BRATS)
     assert scope["batches"][0][0].shape[1:] == (16, 16, 1)
     assert len(scope["scores"]) == 1 and len(scope["soft_targets"]) == 2
     assert all("whole tumour" in entry for entry in scope["scores"].values())
@@ -130,14 +132,7 @@ def test_brats(here):
 
 def test_regions_that_overlap(here):
     write_brats(here / "BraTS2021", map(make_brain, range(3)))
-    smaller = {
-        "(96, 80)": "(16, 16)",
-        "labelled=100": "labelled=1",
-        "test=20": "test=1",
-        "filters=16": "filters=2",
-        "epochs=40": "epochs=1",
-    }
-    scope = run("Regions that overlap", {}, smaller)
+    scope = run("Regions that overlap", {}, SMALL_BRATS)
     x, y = scope["batches"][0]
     assert x.shape[1:] == (16, 16, 1) and y["mask"].shape[1:] == (16, 16, 2)
     for entry in scope["scores"].values():

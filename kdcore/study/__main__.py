@@ -34,10 +34,10 @@ def main(arguments: list[str] | None = None) -> int:
     arguments = sys.argv[1:] if arguments is None else arguments
     options = _parse(arguments)
     with _in_one_line():
+        _check_plan(from_options(options, options.study).task.plan, options)  # before data are read
         stages = list(_stages(options))
         jobs = list({job.name: job for _, jobs in stages for job in jobs}.values())
         _check(jobs, options.out)
-        _check_plan(stages[0][0].task.plan, options)
     if options.ray or options.workers > 1:
         with _in_one_line():
             _work_together(jobs, options)

@@ -4,9 +4,8 @@ from functools import lru_cache
 from pathlib import Path
 
 import numpy as np
-from scipy import stats
 from scipy.special import softmax
-from studies import RESULTS, scores
+from studies import RESULTS, half_width, scores
 
 from kdcore._files import read_json
 from kdcore.evaluation.scores import arms_of, per_seed
@@ -179,5 +178,4 @@ def playground_lead(number: int) -> str:
     """Student − baseline at the end of a step, over ten seeds of kdcore."""
     rows_ = read_json(PLAYGROUND / "kdcore.json")[number - 1]["accuracy"]
     lead = [100 * (row["student"] - row["baseline"]) for row in rows_]
-    half = stats.t.ppf(0.975, len(lead) - 1) * stats.sem(lead)
-    return f"{np.mean(lead):+.1f} ± {half:.1f}".replace("-", "−")
+    return f"{np.mean(lead):+.1f} ± {half_width(lead):.1f}".replace("-", "−")
