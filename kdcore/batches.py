@@ -1,7 +1,7 @@
 """Cases (+ soft targets) -> slices or patches -> augmented batches for `fit`."""
 
 import warnings
-from collections.abc import Sequence
+from collections.abc import Mapping, Sequence
 from typing import Any
 
 import keras
@@ -43,6 +43,10 @@ class Batches(keras.utils.PyDataset):
             voxels one, and the part taken holds it; augmentation may still move it out. The other
             samples are drawn as without, so that more than this share holds foreground.
             None or 0 looks for none. The share is exact over many batches, not in each.
+        class_weight: `{label: weight}` makes some classes count more or less in the loss; those
+            left out weigh 1. A voxel without a label weighs as its soft target's most probable
+            class, or 1. Weights change the balance of a loss, so tune them for student and
+            baseline alike.
         num_batches: Batches an epoch; None takes as many as one pass over the samples
             needs.
         shuffle: Draw in random order. Without it every sample comes once, in order, and
@@ -56,7 +60,8 @@ class Batches(keras.utils.PyDataset):
 
     Raises:
         ValueError: If there are no cases, they differ in sequences, an argument is
-            impossible, or foreground is asked for of a case with neither mask nor soft target.
+            impossible, foreground is asked for of a case with neither mask nor soft target, or
+            classes are weighted where there are regions.
         KeyError: If the soft targets lack a case.
 
     Examples:
@@ -82,6 +87,7 @@ class Batches(keras.utils.PyDataset):
         augmentation: Augmentation | None = None,
         labelled_share: float | None = None,
         foreground_share: float | None = None,
+        class_weight: Mapping[int, float] | None = None,
         num_batches: int | None = None,
         shuffle: bool = True,
         seed: int = 0,
@@ -93,6 +99,8 @@ class Batches(keras.utils.PyDataset):
         _check(cases, shape, batch_size, labelled_share, num_batches)
         if foreground_share is not None:
             check_share("foreground_share", foreground_share)
+        if class_weight is not None:
+            _check_class_weight(class_weight, cases[0].regions)
         self.shape, self.batch_size = tuple(shape), batch_size
         self.augmentation, self.shuffle, self.seed = augmentation, shuffle, seed
         self.epoch = 0
@@ -107,6 +115,9 @@ class Batches(keras.utils.PyDataset):
             "num_batches": num_batches,
             "shuffle": shuffle,
             "seed": seed,
+            **(
+                {} if class_weight is None else {"class_weight": [*map(list, class_weight.items())]}
+            ),
             **({} if cases[0].regions is None else {"regions": list(cases[0].regions)}),
         }
         self.case_ids = tuple(case.case_id for case in cases)
@@ -123,6 +134,7 @@ class Batches(keras.utils.PyDataset):
             for case in cases:
                 _check_soft_target(soft_targets, case)
         self._pools = self._make_pools(labelled_share)
+        self._class_weight = class_weight
         self._foreground_share = foreground_share or 0.0
         self._counts = self._count_labels() if self._foreground_share and shuffle else []
         self._showing = [self._with_foreground(samples) for samples, _ in self._pools]
@@ -161,7 +173,7 @@ class Batches(keras.utils.PyDataset):
     def on_epoch_end(self) -> None:
         self.epoch += 1
 
-    def __getitem__(self, index: int) -> tuple[np.ndarray, Any]:
+    def __getitem__(self, index: int) -> tuple[Any, ...]:
         if not 0 <= index < self._length:
             raise IndexError(f"Batch {index} of {self._length}.")
         if self._mistake:
@@ -182,7 +194,16 @@ class Batches(keras.utils.PyDataset):
         y = {"mask": mask} if soft is None else {"mask": mask, "soft_targets": soft}
         if self.augmentation is not None:
             self.augmentation(rng, x, *y.values())
-        return x, y if "soft_targets" in y else mask
+        weights = () if self._class_weight is None else (self._weights(mask, soft),)
+        return x, y if "soft_targets" in y else mask, *weights
+
+    def _weights(self, mask: np.ndarray, soft: np.ndarray | None) -> np.ndarray:
+        """`(B, *shape)`: the weight of each voxel's class."""
+        labels = mask if soft is None else np.where(mask == IGNORE, soft.argmax(axis=-1), mask)
+        weights = np.ones(labels.shape, np.float32)
+        for label, weight in (self._class_weight or {}).items():
+            weights[labels == label] = weight
+        return weights
 
     def _empty(self, count: int) -> tuple[np.ndarray, np.ndarray, np.ndarray | None]:
         first = self._sources[0]
@@ -413,6 +434,25 @@ def _voxels(array: np.ndarray) -> np.ndarray:
 def _rows(mask: np.ndarray) -> np.ndarray:
     """(D, H, W) -> (voxels,); of regions (D, H, W, R) -> (voxels, R)."""
     return mask.ravel() if mask.ndim == 3 else _voxels(mask)
+
+
+def _check_class_weight(weights: Mapping[int, float], regions: tuple[str, ...] | None) -> None:
+    if regions is not None:
+        raise ValueError(
+            f"class_weight weighs a voxel by its one class, but these cases have the regions "
+            f"{regions}, of which a voxel may lie in several. Weigh voxels by sample_weight of "
+            "fit, or leave class_weight out."
+        )
+    wrong = {
+        label: weight
+        for label, weight in weights.items()
+        if label != int(label) or label < 0 or not 0 <= weight < np.inf
+    }
+    if wrong or not any(weights.values()):
+        raise ValueError(
+            "class_weight must be {label ≥ 0: finite weight ≥ 0}, not all of them 0. "
+            f"Received: {dict(weights)}."
+        )
 
 
 def _check_regions(soft_targets: SoftTargets, regions: tuple[str, ...] | None) -> None:

@@ -218,8 +218,9 @@ class Distiller(keras.Model):
         """As in Keras; one `sample_weight` array also serves a `y` with soft targets."""
         if kwargs.get("class_weight") is not None:
             raise ValueError(
-                "class_weight is for one label an image; here every voxel has one. Pass a weight a "
-                "voxel, sample_weight=weights[mask], with weights an array of one number a class."
+                "class_weight of fit is for one label an image; here every voxel has one. Pass it "
+                "to kdcore.Batches, or with arrays a weight a voxel: sample_weight=weights[mask], "
+                "weights an array of one number a class."
             )
         # Before anything is run: in JAX a model that fails within `fit` has lost its weights.
         channels = self.student.output_shape[-1] if self.student.built else None

@@ -474,3 +474,58 @@ def test_workers_make_the_same_epochs(cases):
         batches = kdcore.Batches(cases[:2], (16, 16), 4, num_batches=3, workers=workers)
         losses.append(network.fit(batches, epochs=2, shuffle=False, verbose=0).history["loss"])
     assert losses[0] == pytest.approx(losses[1]) and losses[0][0] != losses[0][1]
+
+
+# --- weights of classes --------------------------------------------------------------------
+
+
+def test_a_voxel_weighs_as_its_class(soft_targets):
+    weights = {0: 0.25, 2: 5}
+    labelled, unlabelled = self_describing(0), self_describing(1, labelled=False)
+    for batches in (
+        Batches([labelled], SHAPE, 4, normalization=None, class_weight=weights),
+        Batches(  # the teacher's classes where nobody labelled; its maps are the image, too
+            [labelled, unlabelled],
+            SHAPE,
+            4,
+            normalization=None,
+            soft_targets=soft_targets([labelled, unlabelled]),
+            class_weight=weights,
+        ),
+    ):
+        for x, _, found in batches:
+            assert found.dtype == np.float32
+            np.testing.assert_array_equal(found, np.choose(x[..., 0].astype(int), [0.25, 1, 5]))
+
+
+def test_a_voxel_nobody_labelled_weighs_one():
+    _, mask, found = Batches([self_describing(0, labelled=False)], SHAPE, 2, class_weight={0: 3})[0]
+    assert (mask == IGNORE).all() and (found == 1).all()
+
+
+def test_classes_weigh_in_training_as_sample_weights_do():
+    cases, weights = [self_describing(i) for i in range(2)], {1: 10.0}
+    batches = Batches(cases, SHAPE, 12, shuffle=False, class_weight=weights)
+    x, mask, found = batches[0]
+    losses = []
+    for data in ({"x": batches}, {"x": x, "y": mask, "sample_weight": found, "batch_size": 12}):
+        keras.utils.set_random_seed(0)
+        student, teacher = (kdcore.unet((*SHAPE, 1), 3, filters=2) for _ in range(2))
+        distiller = kdcore.Distiller(student, teacher)
+        distiller.compile(keras.optimizers.SGD(0.0))
+        losses.append(distiller.fit(**data, epochs=1, shuffle=False, verbose=0).history["loss"])
+    np.testing.assert_allclose(losses[0], losses[1], rtol=1e-5)
+    plain = distiller.fit(x, mask, batch_size=12, verbose=0).history["loss"]
+    assert abs(plain[0] - losses[0][0]) > 1e-3
+
+
+@pytest.mark.parametrize("weights", [{-1: 1.0}, {0: -1.0}, {0: np.nan}, {0.5: 1.0}, {0: 0.0}, {}])
+def test_impossible_weights_are_refused(weights):
+    with pytest.raises(ValueError, match="class_weight must be"):
+        Batches([self_describing(0)], SHAPE, class_weight=weights)
+
+
+def test_regions_have_no_class_to_weigh():
+    case = kdcore.data.to_regions(self_describing(0), {"a": (1, 2), "b": (2,)})
+    with pytest.raises(ValueError, match="class_weight weighs a voxel by its one class"):
+        Batches([case], SHAPE, class_weight={1: 2.0})
