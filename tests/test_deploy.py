@@ -61,6 +61,7 @@ def test_names_are_those_of_the_description(student, tmp_path):
     assert "object" not in vars(np)  # which Keras' exporter adds
 
 
+@pytest.mark.job
 def test_smaller_numbers_make_smaller_files_that_agree(student, images, tmp_path):
     expected = student.predict_on_batch(images)
     sizes = {}
@@ -96,6 +97,7 @@ def test_a_3d_network_and_open_sizes(tmp_path):
     np.testing.assert_allclose(logits, network.predict_on_batch(image), atol=1e-4)
 
 
+@pytest.mark.job
 def test_a_3d_network_as_litert_though_it_has_no_3d_pooling(tmp_path):
     network = kdcore.unet((8, 8, 6, 1), 2, filters=2, depth=1)
     image = np.random.default_rng(0).normal(size=(3, 8, 8, 6, 1)).astype(np.float32)

@@ -13,6 +13,7 @@ import numpy as np
 import pytest
 from few_steps import few_steps
 
+pytestmark = pytest.mark.job
 LOSSES = [0.819773, 0.758925, 0.752074, 0.733038, 0.726082, 0.715079]
 NORMS = [
     0.95695, 1.98627, 0.08845, 2.45415, 2.01219, 0.07582, 3.52016, 2.81198, 0.11077, 4.5886,

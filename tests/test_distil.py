@@ -12,6 +12,7 @@ from conftest import make_case, write_nifti
 import kdcore
 from kdcore.distil import _slices_of, _split, _with_maps, main
 
+pytestmark = pytest.mark.job
 SMALL = ["--filters", "2", "--epochs", "2", "--batches", "2"]
 AFFINE = np.diag([1.0, 1.0, 3.0, 1.0])
 

@@ -24,8 +24,9 @@ def same(a, b):
     return all(np.array_equal(x, y) for x, y in zip(a, b, strict=True))
 
 
-def compiled(model, **kwargs):
-    model.compile(optimizer=keras.optimizers.SGD(0.1), **kwargs)
+def compiled(model, eager=BACKEND == "tensorflow", **kwargs):
+    """Eager where a graph takes longer to build than these few steps; one test compares the two."""
+    model.compile(optimizer=keras.optimizers.SGD(0.1), run_eagerly=eager, **kwargs)
     return model
 
 
@@ -54,6 +55,14 @@ def test_only_the_student_learns(data):
     fit(compiled(kdcore.Distiller(student, teacher)), *data, epochs=2)
     assert same(before[0], weights(teacher))  # batch normalization included
     assert not same(before[1], weights(student))
+
+
+def test_a_graph_learns_what_eager_steps_learn(data):
+    students = [build(2), build(2)]
+    for student, eager in zip(students, [True, False], strict=True):
+        fit(compiled(kdcore.Distiller(student, build(1)), eager=eager), *data, epochs=2)
+    for a, b in zip(*map(weights, students), strict=True):
+        np.testing.assert_allclose(a, b, rtol=1e-4, atol=1e-5)
 
 
 def test_a_teacher_with_dropout_does_not_roll_dice(data):
@@ -478,6 +487,7 @@ def test_the_soft_loss_is_over_the_classes_that_the_teacher_knows():
     assert soft_loss_of(None, None, padded) > 5  # class 2 is taught away
 
 
+@pytest.mark.job
 def test_what_the_teacher_does_not_know_is_learned_from_labels(tmp_path):
     """A teacher of organ and background; the lesion within the organ is new."""
     rng = np.random.default_rng(0)
@@ -595,7 +605,7 @@ def test_soft_targets_of_tf_data_are_noticed(data, log_p):
     soft = np.exp(log_p.astype("float32"))
     dataset = tf.data.Dataset.from_tensor_slices((x, {"mask": y, "soft_targets": soft})).batch(4)
     with pytest.raises(ValueError, match=r"soft_loss is NaN.*log-probabilities: pass np.log"):
-        compiled(kdcore.Distiller(build())).fit(dataset, verbose=0)
+        compiled(kdcore.Distiller(build()), eager=False).fit(dataset, verbose=0)
 
 
 # --- saving -----------------------------------------------------------------------------
@@ -741,6 +751,7 @@ def test_unknown_keys_of_y_are_refused(data):
 SCRIPTS = {"tensorflow": "replicas.py", "jax": "devices.py"}
 
 
+@pytest.mark.job
 @pytest.mark.skipif(BACKEND not in SCRIPTS, reason="Keras distributes on TensorFlow and JAX")
 def test_two_devices_give_the_update_of_one():
     import subprocess

@@ -27,6 +27,7 @@ def test_no_page_holds_a_table_of_results():
         assert "<!-- begin:" not in page.read_text("utf-8"), page
 
 
+@pytest.mark.job
 @pytest.mark.parametrize("path", STUDIES, ids=lambda path: path.name[:-7])
 def test_every_comparison_can_be_computed_again(path):
     table, about = read_results(path)
@@ -62,6 +63,7 @@ def test_results_are_strict_json_without_paths(path):
     assert not re.search(r"/(home|root|tmp|work|Users)/", text)
 
 
+@pytest.mark.job
 def test_the_lines_on_the_page_compute_the_headline_numbers(monkeypatch):
     monkeypatch.chdir(ROOT)
     page = (ROOT / "docs" / "results" / "index.md").read_text("utf-8")

@@ -81,6 +81,7 @@ def test_other_voxels_and_other_labels_are_said(weights, msd_folder, capsys):
     index.unlink()
 
 
+@pytest.mark.job
 def test_the_scores_do_not_depend_on_how_a_scan_is_stored(weights, msd_folder, tmp_path, capsys):
     """Axes swapped and turned round, image and mask alike: the same scan."""
     folder = tmp_path / "turned"

@@ -103,6 +103,7 @@ def test_the_step_in_keras_is_the_distillers(capsys):
     assert capsys.readouterr().out == f"loss {scope['loss']:.4f}\n"
 
 
+@pytest.mark.job
 @pytest.mark.skipif(not find_spec("torch"), reason="the PyTorch half of the page needs torch")
 def test_the_step_in_pytorch_has_the_losses_of_kdcore(tmp_path):
     """In a process of its own: TensorFlow and PyTorch together crash in some versions."""

@@ -42,6 +42,7 @@ def test_only_student_and_projector_learn(networks, rng):
     assert student.count_params() == kdcore.unet(SHAPE, 3, 2, 1).count_params()
 
 
+@pytest.mark.job
 def test_features_come_to_agree(networks, rng):
     student, teacher = networks
     x, _ = data(rng)

@@ -16,6 +16,7 @@ from kdcore._files import file_digest, read_json
 from kdcore._provenance import weights_digest
 from kdcore.ensemble import ensemble
 
+pytestmark = pytest.mark.job
 WEIGHTS = Path(__file__).parents[1] / "docs/weights"
 PUBLISHED = sorted(path.name for path in WEIGHTS.glob("*.keras"))
 NAMES = ["flat", "solid", "compiled", "student", "ensemble", "sigmoids"]

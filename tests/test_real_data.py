@@ -69,6 +69,7 @@ def test_evaluate_a_perfect_answer(real):
         assert entry[label]["hd95_mm"] == pytest.approx(0, abs=1e-6)
 
 
+@pytest.mark.job
 @pytest.mark.skipif(keras.backend.backend() != "tensorflow", reason="exported from TensorFlow")
 @pytest.mark.parametrize("ending", ["onnx", "tflite"])
 def test_exported_networks_say_the_same_of_real_slices(real, tmp_path, ending):

@@ -287,6 +287,7 @@ def test_a_temperature_is_fitted_to_regions():
 # --- the distiller -------------------------------------------------------------------------
 
 
+@pytest.mark.job
 def test_a_student_learns_regions_from_its_teacher(tmp_path):
     labelled = [regional(i) for i in range(4)]
     unlabelled = [regional(i, labelled=False) for i in range(4, 8)]

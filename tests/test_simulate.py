@@ -113,6 +113,7 @@ def test_no_brain_is_cut_off_the_template():
     assert not any(tissue[..., -5:].any() for tissue in (white, grey, brain))
 
 
+@pytest.mark.job
 def test_no_anatomy_folds():
     folds, moved = [], []
     for index in range(40):
@@ -270,6 +271,7 @@ def test_it_is_public():
     assert kdcore.simulate_cases is simulate_cases and kdcore.Simulation is Simulation
 
 
+@pytest.mark.job
 def test_more_scans_than_the_usual_number_of_open_files(tmp_path):
     """In a process of its own, whose limit is made small."""
     pytest.importorskip("resource")

@@ -12,6 +12,7 @@ import pytest
 
 import kdcore
 
+pytestmark = pytest.mark.job
 EXAMPLE = Path(__file__).parent.parent / "examples" / "00_distillation_in_sixty_lines.py"
 
 

@@ -60,6 +60,7 @@ def trained(folder, interrupts=()):
     return kdcore.fit(network(), batches(), 4, folder, verbose=0)
 
 
+@pytest.mark.job
 def test_an_interrupted_training_ends_as_one_that_was_not(tmp_path):
     whole = trained(tmp_path / "a")
     broken = trained(tmp_path / "b", interrupts=(0, 2, 3))
@@ -72,6 +73,7 @@ def test_an_interrupted_training_ends_as_one_that_was_not(tmp_path):
     np.testing.assert_allclose(table["loss"], histories[1]["loss"])
 
 
+@pytest.mark.job
 def test_it_is_plain_fit_with_a_folder(tmp_path):
     """The same weights as Keras' own fit, epoch by epoch."""
     plain, data = network(), batches()
@@ -83,6 +85,7 @@ def test_it_is_plain_fit_with_a_folder(tmp_path):
         np.testing.assert_allclose(one, other, rtol=1e-5, atol=1e-6)
 
 
+@pytest.mark.job
 def test_what_is_finished_is_loaded_and_not_trained(tmp_path):
     first = trained(tmp_path)
     again = kdcore.fit(network(), batches(), 4, tmp_path, verbose=0, callbacks=[Refuse()])
@@ -96,6 +99,7 @@ def test_what_is_finished_is_loaded_and_not_trained(tmp_path):
     assert {"versions", "hardware", "backend", "commit"} <= set(known)
 
 
+@pytest.mark.job
 @pytest.mark.skipif(keras.backend.backend() == "torch", reason="PyTorch runs one step at a time")
 def test_more_than_one_step_at_a_time_changes_no_number(tmp_path):
     model = network()
