@@ -1,8 +1,9 @@
 """Put student, teacher and some test slices of the live demo into `docs/assets/demo`.
 
-The 2-D arms of the published study's first seed, whose runs must be finished:
-`python docs/_tools/publish_demo.py --data hippocampus --data-dir DIR`; or any two networks of
-`kdcore.unet`: `--student FILE --teacher FILE`. `unet-worker.mjs` reads what is written here.
+The 2-D arms of the study's first seed, whose runs must be finished:
+`nox -s study -- --study evidence --data hippocampus --seeds 1 --budgets 8 --arms baseline
+student-2d`, then `python docs/_tools/publish_demo.py --data hippocampus`. `unet-worker.mjs` reads
+what is written here.
 """
 
 import argparse
@@ -25,7 +26,7 @@ from kdcore.study.experiment import Experiment, Run
 
 matplotlib.use("Agg")
 FOLDER = Path(__file__).parents[1] / "assets/demo"
-ARMS = {"student": "student-2d", "teacher": "teacher-2d"}
+ARMS = {"baseline": "baseline", "student": "student-2d", "teacher": "teacher-2d"}
 NUM_SLICES = 6
 AT_ONCE = 4  # output channels in the worker's inner loop
 
@@ -33,17 +34,9 @@ AT_ONCE = 4  # output channels in the worker's inner loop
 def main() -> int:
     parser = argparse.ArgumentParser(description=__doc__)
     add_arguments(parser, "evidence")
-    for name in ARMS:
-        parser.add_argument(f"--{name}", help=f".keras file to take as the {name}")
-    options = parser.parse_args()
-    job = from_options(options, "evidence")
-    if options.student or options.teacher:
-        networks = {name: _load(getattr(options, name), name) for name in ARMS}
-        origins: dict[str, Any] = {name: {} for name in ARMS}
-    else:
-        runs = {name: _finished(job, arm) for name, arm in ARMS.items()}
-        networks = {name: run.load() for name, run in runs.items()}
-        origins = {name: _origin(run) for name, run in runs.items()}
+    job = from_options(parser.parse_args(), "evidence")
+    runs = {name: _finished(job, arm) for name, arm in ARMS.items()}
+    networks = {name: run.load() for name, run in runs.items()}
     cases = job.take("test")
     cases = cases[:: len(cases) // NUM_SLICES][:NUM_SLICES]  # by number, not by result
     index = {
@@ -51,7 +44,7 @@ def main() -> int:
         "cite": job.task.cite,
         "classes": ["background", *job.task.labels.values()],
         "networks": {
-            name: {**origins[name], **write_network(network, FOLDER / f"{name}.bin")}
+            name: {**_origin(runs[name]), **write_network(network, FOLDER / f"{name}.bin")}
             for name, network in networks.items()
         },
         "slices": write_slices(cases, networks),
@@ -63,12 +56,6 @@ def main() -> int:
     return 0
 
 
-def _load(path: str | None, name: str) -> keras.Model:
-    if path is None:
-        raise SystemExit(f"Both --student and --teacher are needed; --{name} is missing.")
-    return keras.saving.load_model(path, compile=False, safe_mode=True)
-
-
 def _finished(job: Experiment, arm: str) -> Run:
     """The arm's run; nothing is trained here."""
     distillation = job.training(arm).distillation
@@ -78,7 +65,7 @@ def _finished(job: Experiment, arm: str) -> Run:
     if not run.finished:
         raise SystemExit(
             f"{run.folder} is not finished. Run `nox -s study -- --study evidence --data "
-            "hippocampus`, or give --student FILE --teacher FILE."
+            f"hippocampus --seeds 1 --budgets 8 --arms {' '.join(ARMS.values())}`."
         )
     return run
 
@@ -122,11 +109,12 @@ def write_network(network: keras.Model, path: Path) -> dict[str, Any]:
             kernel, bias = _folded(network, f"{name}_conv{i}", f"{name}_norm{i}")
             steps.append(_conv(weights, kernel, bias, relu=True))
 
-    for level in range(network.depth):
+    depth = sum(layer.name.startswith("pool") for layer in network.layers)
+    for level in range(depth):
         block(f"encoder{level}")
         steps.append({"op": "pool"})
     block("bottleneck")
-    for level in reversed(range(network.depth)):
+    for level in reversed(range(depth)):
         steps.append(_upsample(weights, *_arrays(network.get_layer(f"upsample{level}"))))
         steps.append({"op": "concatenate"})
         block(f"decoder{level}")
@@ -138,7 +126,7 @@ def write_network(network: keras.Model, path: Path) -> dict[str, Any]:
     return {
         "parameters": network.count_params(),
         "window": network.input_shape[1:3],
-        "depth": network.depth,
+        "depth": depth,
         "steps": steps,
     }
 

@@ -1,5 +1,5 @@
-// The live demo's controls. The networks run in unet-worker.mjs, which is started when the
-// visitor chooses something, and not before.
+// The live demo's controls. The networks run in unet-worker.mjs. Student and baseline are small and
+// run on the first slice by themselves; the teacher is fetched when it is asked for.
 
 import { dice, draw, mostLikely } from "./overlay.mjs";
 
@@ -12,19 +12,22 @@ class Demo {
   #shown = null; // what stands on the page: `scan`, `plane` and each network's result
   #stale = false;
   #running = false;
+  #maskFile = null; // chosen, not yet read
 
   constructor(root) {
     this.#root = root;
     this.plane = this.#find("[name=plane]");
     this.opacity = this.#find("[name=opacity]");
     this.compare = this.#find("[name=compare]");
-    this.file = this.#find("[type=file]");
+    this.save = this.#find("[name=save]");
+    this.file = this.#find("#demo-file");
+    this.mask = this.#find("#demo-mask");
     this.#reset(); // a browser may have kept what was chosen before
-    root.hidden = false;
-    document.querySelector(".demo-still").hidden = true;
+    root.dataset.ready = "";
     this.#listen(root, "change", ({ target }) => this.#choose(target));
     this.#listen(this.plane, "input", () => this.#update());
-    this.#listen(this.opacity, "input", () => this.#show());
+    this.#listen(this.opacity, "input", () => this.#shown && this.#show());
+    this.#listen(this.save, "click", () => this.#save().catch((error) => this.#report(error)));
     this.#listen(this.compare, "click", () => {
       this.#setComparing(!this.#isComparing);
       this.#update();
@@ -34,6 +37,9 @@ class Demo {
       this.#find(".demo-drop"),
       (file) => this.#openFile(file),
     );
+    const first = this.#find("[name=slice]");
+    first.checked = true;
+    this.#choose(first, { scroll: false });
   }
 
   end() {
@@ -57,18 +63,41 @@ class Demo {
     this.compare.setAttribute("aria-pressed", String(on));
   }
 
-  #choose(control) {
+  #choose(control, { scroll = true } = {}) {
     if (control === this.file && control.files.length) this.#openFile(control.files[0]);
+    if (control === this.mask && control.files.length) {
+      this.#maskFile = control.files[0];
+      this.#update();
+    }
+    if (control.name === "view" && this.#shown) this.#show();
     if (control.name !== "slice") return;
     this.file.value = "";
     this.#source = { action: "openSample", number: Number(control.value) };
     this.#update();
+    if (scroll) this.#bringIntoView();
+  }
+
+  #bringIntoView() {
+    this.#find(".demo-panels").scrollIntoView({ block: "nearest" });
   }
 
   #openFile(file) {
     this.#uncheck();
     this.#source = { action: "openFile", file };
     this.#update();
+    this.#bringIntoView();
+  }
+
+  async #save() {
+    const { name, shape } = this.#scan;
+    this.#say(shape[0] > 1 ? `The student segments ${shape[0]} slices …` : "The student segments it …");
+    const file = await this.#worker.ask("save", { name: "student" });
+    const link = document.createElement("a");
+    link.href = URL.createObjectURL(new Blob([file], { type: "application/gzip" }));
+    link.download = `${name.replace(/\.nii(\.gz)?$/i, "")}-student.nii.gz`;
+    link.click();
+    URL.revokeObjectURL(link.href);
+    this.#say(`${link.download} is saved: the whole scan's mask, with the scan's header.`);
   }
 
   /** Bring the page up to what is chosen; one run at a time, always for the newest choice. */
@@ -86,9 +115,10 @@ class Demo {
   async #refresh() {
     this.#worker ??= connect();
     if (this.#scan?.source !== this.#source) await this.#open(this.#source);
+    if (this.#maskFile) await this.#openMask();
     const plane = Number(this.plane.value);
     const results = {};
-    for (const name of this.#isComparing ? ["student", "teacher"] : ["student"]) {
+    for (const name of ["baseline", "student", ...(this.#isComparing ? ["teacher"] : [])]) {
       if (this.#stale) return;
       if (!this.#shown?.results[name]) this.#say(`Loading the ${name} …`);
       const result = await this.#worker.ask("segment", { name, plane });
@@ -107,23 +137,36 @@ class Demo {
     this.plane.max = planes - 1;
     this.plane.value = planes >> 1;
     this.plane.parentElement.hidden = planes === 1;
+    this.save.hidden = this.mask.disabled = !this.#scan.isVolume;
+    this.mask.value = "";
     const notes = this.#scan.notes.map((note) => element("li", note));
     this.#find(".demo-notes").replaceChildren(...notes);
   }
 
+  async #openMask() {
+    const file = this.#maskFile;
+    this.#maskFile = null;
+    this.#say("Reading …");
+    await this.#worker.ask("openMask", { file }).catch((error) => {
+      this.mask.value = "";
+      throw error;
+    });
+  }
+
   #report(error) {
     if (this.#stale) return; // something else has been chosen
-    if (this.#shown?.scan.source === this.#source) this.#setComparing(false);
-    else this.#reset();
+    if (this.#shown?.scan.source !== this.#source) this.#reset();
+    else if (!this.#shown.results.teacher) this.#setComparing(false);
     this.#say(error.message, "demo-error");
   }
 
   /** As before the first choice, so that the same one can be made again. */
   #reset() {
-    this.#source = this.#scan = this.#shown = null;
-    this.file.value = "";
+    this.#source = this.#scan = this.#shown = this.#maskFile = null;
+    this.file.value = this.mask.value = "";
+    this.mask.disabled = true;
     this.#uncheck();
-    this.#find(".demo-output").hidden = true;
+    this.#find(".demo-output").classList.add("demo-waiting"); // its place is kept
     this.#find(".demo-notes").replaceChildren();
   }
 
@@ -133,16 +176,17 @@ class Demo {
 
   #show() {
     const { scan, plane, results } = this.#shown;
-    const panels = { reference: { ...results.student, labels: scan.mask }, ...results };
+    const { mask, logits, ...slice } = results.student;
+    const panels = { reference: { ...slice, labels: mask }, ...results };
     for (const figure of this.#root.querySelectorAll("[data-panel]")) {
       const panel = panels[figure.dataset.panel];
       figure.hidden = !panel;
       if (panel) this.#fill(figure, panel);
     }
-    const rows = Object.entries(results).map(([name, result]) => row(name, result, scan.mask));
+    const rows = Object.entries(results).map(([name, result]) => row(name, result));
     this.#find("tbody").replaceChildren(...rows);
     this.#find(".demo-plane span").textContent = `${plane + 1} of ${scan.shape[0]}`;
-    this.#find(".demo-output").hidden = false;
+    this.#find(".demo-output").classList.remove("demo-waiting");
   }
 
   #fill(figure, panel) {
@@ -153,7 +197,7 @@ class Demo {
     }
     const content = panel.labels ? `: anterior ${count(1)}, posterior ${count(2)} voxels` : "";
     canvas.setAttribute("aria-label", caption.textContent + content);
-    draw(canvas, panel, this.opacity.value / 100);
+    draw(canvas, panel, this.#find("[name=view]:checked").value, this.opacity.value / 100);
   }
 
   #say(text, kind = "") {
@@ -217,7 +261,7 @@ function describe({ scan, results }) {
   return `${scan.name}: ${times.join(", ")}.`;
 }
 
-function row(name, { parameters, milliseconds, labels }, mask) {
+function row(name, { parameters, milliseconds, labels, mask }) {
   const scores = [1, 2].map((label) => (mask ? dice(mask, labels, label) : NaN));
   const cells = [
     parameters.toLocaleString("en"),

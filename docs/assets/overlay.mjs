@@ -1,6 +1,7 @@
 // Pictures of slices with their labels over them, and how well two label maps agree.
 
 const COLORS = { 1: [230, 159, 0], 2: [86, 180, 233] }; // kdcore.figures.COLORS
+const DOUBT = [204, 121, 167];
 const PICTURE_SIDE = 480;
 
 /** The most likely label of every pixel. */
@@ -24,8 +25,38 @@ export function dice(reference, prediction, label) {
   return (2 * both) / total;
 }
 
-/** A plane, turned so that superior is up (see slices.mjs), with its labels if it has any. */
-export function draw(canvas, { height, width, image, labels }, opacity) {
+/** Softmax of one pixel's logits, `(C,)`. */
+function softmax(logits, pixel, classes) {
+  const own = logits.subarray(pixel * classes, (pixel + 1) * classes);
+  const highest = Math.max(...own);
+  const weights = Array.from(own, (value) => Math.exp(value - highest));
+  const sum = weights.reduce((a, b) => a + b);
+  return weights.map((weight) => weight / sum);
+}
+
+/**
+ * The colour of a pixel and how much of it is seen: its label's; the labels' mixed, as far as they
+ * are probable; or that of doubt, as far as the entropy reaches towards its highest.
+ */
+const VIEWS = {
+  labels: ({ labels }, at) => [COLORS[labels?.[at]], 1],
+  probability({ logits, labels, image }, at) {
+    if (!logits) return [COLORS[labels?.[at]], 1];
+    const [, ...p] = softmax(logits, at, logits.length / image.length);
+    const sum = p.reduce((a, b) => a + b);
+    return [[0, 1, 2].map((i) => p.reduce((all, q, k) => all + (q / sum) * COLORS[k + 1][i], 0)), sum];
+  },
+  doubt({ logits, image }, at) {
+    if (!logits) return [undefined, 0];
+    const p = softmax(logits, at, logits.length / image.length);
+    const entropy = -p.reduce((sum, q) => sum + (q > 0 ? q * Math.log(q) : 0), 0);
+    return [DOUBT, entropy / Math.log(p.length)];
+  },
+};
+
+/** A plane, turned so that superior is up (see slices.mjs), with what is asked for over it. */
+export function draw(canvas, panel, view, opacity) {
+  const { height, width, image, labels } = panel;
   const [rows, columns] = [width, height];
   const scale = Math.max(2, Math.round(PICTURE_SIDE / Math.max(rows, columns)));
   Object.assign(canvas, { width: columns * scale, height: rows * scale });
@@ -35,10 +66,10 @@ export function draw(canvas, { height, width, image, labels }, opacity) {
   for (let r = 0; r < rows; r++) {
     for (let c = 0; c < columns; c++) {
       const grey = 255 * image[at(r, c)];
-      const color = COLORS[labels?.[at(r, c)]];
-      context.fillStyle = `rgb(${mix([grey, grey, grey], color, opacity)})`;
+      const [color, share] = VIEWS[view](panel, at(r, c));
+      context.fillStyle = `rgb(${mix([grey, grey, grey], color, opacity * share)})`;
       context.fillRect(c * scale, r * scale, scale, scale);
-      if (color && opacity > 0) outline(context, labelAt, r, c, scale);
+      if (view === "labels" && color && opacity > 0) outline(context, labelAt, r, c, scale);
     }
   }
 }

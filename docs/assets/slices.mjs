@@ -5,6 +5,7 @@
 // picture shows such a plane turned, superior up and anterior to the right. `strides` says
 // how far apart neighbours along the three axes lie in `voxels`.
 
+const HEADER = 352; // bytes before the voxels
 const MEGABYTE = 2 ** 20;
 const MAX_FILE = 64 * MEGABYTE;
 const MAX_INFLATED = 128 * MEGABYTE;
@@ -28,24 +29,71 @@ const VOXEL_TYPES = {
 export async function readScan(file) {
   const name = shown(file.name);
   try {
-    return { name, ...(await read(file)) };
+    const scan = await read(file);
+    return { name, ...scan, scale: fitScale(scan.voxels) };
   } catch (error) {
     throw new Error(`“${name}” ${error.message}`, { cause: error });
   }
 }
 
-/** One plane as the network takes it: at most 256 × 256, normalized. */
-export function cutOut({ shape, strides, start = 0, voxels, scale }, plane) {
-  const [rows, columns] = [middle(shape[1]), middle(shape[2])];
-  const image = new Float32Array(rows.size * columns.size);
-  let at = 0;
+/** Read a mask for a scan: labels 0, 1, 2 on the same grid. */
+export async function readMask(file, scan) {
+  const name = shown(file.name);
+  try {
+    const mask = await read(file);
+    if (!mask.header) fail("is no NIfTI file. Save the mask as NIfTI.");
+    if (`${mask.shape}` !== `${scan.shape}`) {
+      fail(`has ${mask.shape.join(" × ")} voxels (right, front, top), the scan ${scan.shape.join(" × ")}. Choose the scan's own mask.`);
+    }
+    const other = mask.voxels.find((value) => ![0, 1, 2].includes(value));
+    if (other !== undefined) fail(`holds ${other}. Expected 0 background, 1 anterior, 2 posterior; save it with these.`);
+    return mask;
+  } catch (error) {
+    throw new Error(`“${name}” ${error.message}`, { cause: error });
+  }
+}
+
+/** One plane as the network takes it: at most 256 × 256, normalized; with its mask, if there is one. */
+export function cutOut(scan, plane) {
+  const { low, factor } = scan.scale;
+  const image = cut(scan, plane, Float32Array, (voxel) => Math.min(1, Math.max(0, (voxel - low) * factor)));
+  const mask = scan.mask && cut(scan.mask, plane, Uint8Array, (label) => label);
+  const [rows, columns] = sidesOf(scan);
+  return { height: rows.size, width: columns.size, image, mask };
+}
+
+const sidesOf = ({ shape }) => [middle(shape[1]), middle(shape[2])];
+
+/** Where each voxel of a plane lies in the file, row by row. */
+function* places({ shape, strides, start = 0 }, plane) {
+  const [rows, columns] = sidesOf({ shape });
   for (let h = rows.start; h < rows.start + rows.size; h++) {
     for (let w = columns.start; w < columns.start + columns.size; w++) {
-      const voxel = voxels[start + plane * strides[0] + h * strides[1] + w * strides[2]];
-      image[at++] = Math.min(1, Math.max(0, (voxel - scale.low) * scale.factor));
+      yield start + plane * strides[0] + h * strides[1] + w * strides[2];
     }
   }
-  return { height: rows.size, width: columns.size, image };
+}
+
+const cut = (scan, plane, Kind, value) => Kind.from(places(scan, plane), (at) => value(scan.voxels[at]));
+
+/** A NIfTI file, gzipped, with a scan's header and `labelsOf(plane)` as its voxels. */
+export async function maskFile(scan, labelsOf) {
+  const file = new Uint8Array(HEADER + scan.voxels.length);
+  file.set(new Uint8Array(scan.header.bytes));
+  const view = new DataView(file.buffer);
+  const { little } = scan.header;
+  const short = { 68: 1002, 70: 2, 72: 8 }; // intent: labels; uint8, 8 bits
+  const float = { 108: HEADER, 112: 1, 116: 0, 124: 0, 128: 0 }; // offset, slope, intercept, display
+  for (const [at, value] of Object.entries(short)) view.setInt16(Number(at), value, little);
+  for (const [at, value] of Object.entries(float)) view.setFloat32(Number(at), value, little);
+  view.setInt32(348, 0); // no extension follows
+  for (let plane = 0; plane < scan.shape[0]; plane++) {
+    const labels = labelsOf(plane);
+    let i = 0;
+    for (const at of places(scan, plane)) file[HEADER + at] = labels[i++];
+  }
+  const packed = new Blob([file]).stream().pipeThrough(new CompressionStream("gzip"));
+  return new Response(packed).arrayBuffer();
 }
 
 async function read(file) {
@@ -105,7 +153,6 @@ async function readPicture(file, size) {
     strides: [0, 1, -columns.size],
     start: (rows.size - 1) * columns.size,
     voxels,
-    scale: fitScale(voxels),
     notes: [
       ...cropNote(bitmap.width, bitmap.height),
       "A picture is normalized by itself. In training each whole volume was, so expect other " +
@@ -161,7 +208,7 @@ function readNifti(buffer) {
         + "36 × 50 × 35 mm around one hippocampus; what they mark elsewhere means nothing. Cut such a box.",
     );
   }
-  return { shape, strides, start: flat ? 0 : start, voxels, scale: fitScale(voxels), notes };
+  return { shape, strides, start: flat ? 0 : start, voxels, header, notes };
 }
 
 /**
@@ -232,6 +279,7 @@ function readHeader(buffer) {
   }
   const spacing = sizes.slice(0, Math.min(rank, 3));
   return {
+    bytes: buffer.slice(0, HEADER),
     little,
     rank,
     sizes,

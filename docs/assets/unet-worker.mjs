@@ -5,16 +5,14 @@
 // together, with a border of zeros one pixel wide: convolutions then need no special case
 // at the edge.
 
-import { cutOut, readScan } from "./slices.mjs";
+import { mostLikely } from "./overlay.mjs";
+import { cutOut, maskFile, readMask, readScan } from "./slices.mjs";
 
 const FOLDER = new URL("./demo/", import.meta.url);
 
 const index = once(async () => (await fetchFrom("demo.json")).json());
 const samples = once(async () => (await fetchFrom("slices.bin")).arrayBuffer());
-const networks = {
-  student: once(() => loadNetwork("student")),
-  teacher: once(() => loadNetwork("teacher")),
-};
+const networks = Object.fromEntries(["baseline", "student", "teacher"].map((name) => [name, once(() => loadNetwork(name))]));
 let scan = null;
 
 const actions = {
@@ -25,6 +23,18 @@ const actions = {
   async openFile({ file }) {
     scan = await readScan(file);
     return summary(scan);
+  },
+  async openMask({ file }) {
+    const current = scan;
+    current.mask = await readMask(file, current);
+  },
+  async save({ name }) {
+    const current = scan;
+    const network = await networks[name]();
+    return maskFile(current, (plane) => {
+      const { image, logits } = segment(network, current, plane);
+      return mostLikely(logits, image.length);
+    });
   },
   async segment({ name, plane }) {
     const current = scan;
@@ -66,19 +76,19 @@ async function openSample(number) {
   const [{ slices }, buffer] = [await index(), await samples()];
   const { name, shape, image, mask } = slices[number];
   const size = shape[0] * shape[1];
+  const layout = { shape: [1, ...shape], strides: [0, shape[1], 1] };
   return {
     name,
-    shape: [1, ...shape],
-    strides: [0, shape[1], 1],
+    ...layout,
     voxels: new Float32Array(buffer, image, size),
-    mask: new Uint8Array(buffer, mask, size),
+    mask: { ...layout, voxels: new Uint8Array(buffer, mask, size) },
     scale: { low: 0, factor: 1 }, // normalized with its volume when it was written
     notes: [],
   };
 }
 
-function summary({ name, shape, mask, notes }) {
-  return { name, shape, mask, notes };
+function summary({ name, shape, header, notes }) {
+  return { name, shape, notes, isVolume: Boolean(header) };
 }
 
 /** Logits of one plane of the scan, cut to the size of the plane again. */

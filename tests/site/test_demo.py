@@ -1,6 +1,7 @@
 """The live demo: its networks are Keras', it is silent, and refuses what it cannot read."""
 
 import gzip
+import json
 import random
 import re
 import statistics
@@ -8,6 +9,7 @@ import struct
 import sys
 import zlib
 
+import nibabel
 import numpy as np
 import pytest
 from conftest import ROOT
@@ -30,7 +32,7 @@ const ask = (action, request) => new Promise((resolve, reject) => {
 @pytest.fixture
 def page(open_page):
     page = open_page("demo/")
-    page.locator("#demo").wait_for()  # shown by the script, once it listens
+    done(page)  # the first slice runs by itself
     return page
 
 
@@ -91,17 +93,19 @@ def volume(**kwargs):
     return shape, values, nifti(shape, values, **kwargs)
 
 
-@pytest.mark.parametrize("network", ["student", "teacher"])
+NETWORKS = ["baseline", "student", "teacher"]
+
+
+@pytest.mark.parametrize("network", NETWORKS)
 def test_the_networks_are_the_studys(page, network):
     index = in_worker(page, "return (await fetched('demo.json')).json()")
     origin = index["networks"][network]
-    assert origin.get("arm") == f"{network}-2d", (
-        "publish the trained runs: docs/_tools/publish_demo.py"
-    )
+    arm = "baseline" if network == "baseline" else f"{network}-2d"
+    assert origin.get("arm") == arm, "publish the trained runs: docs/_tools/publish_demo.py"
     assert origin["test_dice"] > 0.7 and re.fullmatch("[0-9a-f]{64}", origin["model_digest"])
 
 
-@pytest.mark.parametrize("network", ["student", "teacher"])
+@pytest.mark.parametrize("network", NETWORKS)
 def test_logits_are_those_of_keras(page, network):
     found = in_worker(
         page,
@@ -146,15 +150,14 @@ def test_the_benchmark_times_both_networks(browser):
     assert all((values > 0).all() for values in times.values())
 
 
-def test_nothing_is_fetched_before_it_is_wanted(page):
+def test_the_first_slice_runs_by_itself_and_the_teacher_when_asked(page):
     fetched = []
     page.on("request", lambda request: fetched.append(request.url))
     page.reload(wait_until="networkidle")
-    heavy = re.compile(r"/demo/.*(bin|json)$|unet-worker|slices\.mjs|still")
-    assert not [url for url in fetched if "/assets/" in url and heavy.search(url)]
-    choose(page, 1)
+    done(page)
+    expect(page.get_by_label("Slice 1", exact=True)).to_be_checked()
     names = {url.rsplit("/", 1)[1] for url in fetched}
-    assert "student.bin" in names and "teacher.bin" not in names
+    assert {"student.bin", "baseline.bin"} <= names and "teacher.bin" not in names
     page.get_by_role("button", name="Compare with the teacher").click()
     expect(page.get_by_role("row", name=re.compile("teacher"))).to_be_visible()
     assert [url for url in fetched if url.endswith("teacher.bin")]
@@ -165,12 +168,30 @@ def test_a_slice_is_shown_beside_its_reference(page):
     text = choose(page, 3)
     assert text.startswith("hippocampus_")
     expect(page.get_by_role("img", name=re.compile("^Reference: anterior [1-9]"))).to_be_visible()
-    expect(page.get_by_role("img", name=re.compile("^Student: anterior"))).to_be_visible()
-    cells = (
-        page.get_by_role("row", name=re.compile("student")).get_by_role("cell").all_inner_texts()
-    )
-    assert all(0 <= float(dice) <= 1 for dice in cells[-2:])
-    expect(page.locator("canvas").nth(2)).to_be_hidden()
+    for who in ("baseline", "student"):
+        expect(page.get_by_role("img", name=re.compile(f"^{who.title()}: ant"))).to_be_visible()
+        assert all(0 <= dice <= 1 for dice in dices(page, who))
+    expect(page.locator("[data-panel=teacher]")).to_be_hidden()
+
+
+def dices(page, who):
+    """Of a network, anterior and posterior, as the table has them."""
+    row = page.get_by_role("row", name=re.compile(who))
+    return [float(text) for text in row.get_by_role("cell").all_inner_texts()[-2:]]
+
+
+def test_probability_and_doubt(page):
+    """Seen of a network; a reference has no doubt."""
+    picture = "(who) => document.querySelector(`[data-panel=${who}] canvas`).toDataURL()"
+    seen = {who: [page.evaluate(picture, who)] for who in ("reference", "baseline", "student")}
+    for view in ("probability", "doubt"):
+        page.get_by_label(view, exact=True).check()
+        for who, pictures in seen.items():
+            pictures.append(page.evaluate(picture, who))
+    assert all(len(set(pictures)) == 3 for pictures in seen.values())
+    page.get_by_label("Opacity").fill("0")
+    assert page.evaluate(picture, "reference") == seen["reference"][2]  # the image alone
+    assert page.evaluate(picture, "student") == seen["reference"][2]
 
 
 def test_opacity_changes_the_picture(page):
@@ -182,19 +203,17 @@ def test_opacity_changes_the_picture(page):
 
 
 def test_it_works_with_the_keyboard_alone(page):
-    first = page.get_by_label("Slice 1", exact=True)
-    first.focus()
-    page.keyboard.press("Space")
+    page.get_by_label("Slice 1", exact=True).focus()
     one = done(page)
     page.keyboard.press("ArrowRight")
     expect(page.get_by_label("Slice 2", exact=True)).to_be_checked()
     expect(page.locator(".demo-status")).not_to_have_text(one)
     done(page)
     names = []
-    for _ in range(6):
+    for _ in range(9):
         page.keyboard.press("Tab")
         names.append(page.evaluate("document.activeElement.name || document.activeElement.id"))
-    assert {"demo-file", "opacity", "compare"} <= set(names)
+    assert {"view", "demo-file", "opacity", "compare"} <= set(names)
 
 
 @pytest.mark.parametrize("packed", [False, True])
@@ -337,7 +356,7 @@ def test_a_newer_choice_wins(page):
 
 def test_a_failed_download_can_be_tried_again(page):
     page.context.route("**/student.bin", lambda route: route.abort())
-    page.get_by_label("Slice 1", exact=True).check()
+    page.reload()
     expect(page.locator(".demo-status")).to_contain_text("student.bin could not be fetched")
     page.context.unroute("**/student.bin")
     choose(page, 1)
@@ -351,12 +370,87 @@ def test_without_javascript_there_is_a_picture(open_page):
 
 def test_it_fits_a_phone(open_page):
     page = open_page("demo/", viewport={"width": 390, "height": 844})
-    choose(page, 1)
+    done(page)
+    choose(page, 2)
+    shift = """() => new Promise((resolve) => new PerformanceObserver((list) => resolve(
+      list.getEntries().filter((one) => !one.hadRecentInput).reduce((a, one) => a + one.value, 0)
+    )).observe({type: "layout-shift", buffered: true}) || setTimeout(() => resolve(0), 500))"""
+    assert page.evaluate(shift) < 0.1
+    expect(page.locator("[data-panel=student]")).to_be_in_viewport(ratio=1)
     page.get_by_role("button", name="Compare").click()
     expect(page.get_by_role("row", name=re.compile("teacher"))).to_be_visible()
     give(page, "a" * 300 + ".txt", b"?")
     expect(page.locator(".demo-status")).to_contain_text("…")
     assert page.evaluate("document.documentElement.scrollWidth") <= 390
+
+
+def slab(copies=3):
+    """Planes of a test slice as int16, the voxels of a volume of 1 mm."""
+    folder = ROOT / "docs/assets/demo"
+    slice = json.loads((folder / "demo.json").read_text())["slices"][2]
+    height, width = slice["shape"]
+    image = np.frombuffer(
+        (folder / "slices.bin").read_bytes(), "<f4", height * width, slice["image"]
+    )
+    return np.stack([(1000 * image.reshape(height, width)).astype(int)] * copies)
+
+
+LPS = np.diag([-1.0, -1, 1, 1])
+
+
+def test_a_mask_is_saved_with_the_scans_header_and_taken_again(page, tmp_path):
+    """What the student says of a scan that lies otherwise agrees with itself, voxel for voxel."""
+    scan = slab()[::-1, ::-1]
+    give(page, "head.nii", nifti(scan.shape, scan.ravel("F").tolist(), affine=LPS))
+    done(page)
+    with page.expect_download() as download:
+        page.get_by_role("button", name="Save the student’s mask").click()
+    assert download.value.suggested_filename == "head-student.nii.gz"
+    path = tmp_path / "head-student.nii.gz"
+    download.value.save_as(path)
+    saved = nibabel.load(path)
+    assert saved.shape == scan.shape and saved.get_data_dtype() == np.uint8
+    np.testing.assert_array_equal(saved.affine, LPS)
+    assert set(np.unique(saved.dataobj)) == {0, 1, 2}
+    expect(page.locator(".demo-status")).to_contain_text("is saved")
+    page.locator("#demo-mask").set_input_files(path)
+    done(page)
+    assert dices(page, "student") == [1.0, 1.0]
+    assert max(dices(page, "baseline")) < 1
+    expect(page.locator("figcaption").first).to_have_text("Reference")
+
+
+BAD_MASKS = {
+    "other.nii": (nifti((2, 3, 4), [0] * 23 + [1]), "has 2 × 3 × 4 voxels"),
+    "labels.nii": (nifti((5, 20, 15), [7] * 1500), "holds 7"),
+    "mask.png": (png(20, 20), "is no NIfTI file"),
+    "notes.txt": (b"hello" * 100, "none of the files"),
+}
+
+
+@pytest.mark.parametrize("name", BAD_MASKS)
+def test_a_mask_that_is_none_is_refused_and_the_scan_stays(page, name):
+    give(page, "scan.nii", volume()[2])
+    done(page)
+    content, reason = BAD_MASKS[name]
+    file = {"name": name, "mimeType": "application/octet-stream", "buffer": content}
+    page.locator("#demo-mask").set_input_files(file)
+    expect(page.locator(".demo-status")).to_contain_text(reason)
+    expect(page.locator("[data-panel=student]")).to_be_visible()
+    expect(page.locator("figcaption").first).to_have_text("Image")
+
+
+def test_what_has_no_header_has_neither_mask_nor_file(page):
+    save, mask = page.get_by_role("button", name="Save the"), page.locator("#demo-mask")
+    expect(save).to_be_hidden()
+    expect(mask).to_be_disabled()
+    give(page, "scan.nii", volume()[2])
+    done(page)
+    expect(save).to_be_visible()
+    expect(mask).to_be_enabled()
+    give(page, "photo.png", png(60, 50))
+    expect(save).to_be_hidden()
+    expect(mask).to_be_disabled()
 
 
 def demo_workers(page):

@@ -37,9 +37,16 @@ def torture() -> str:
     return markdown(told["columns"], [*told["rows"], ["all of it", "", "", took]])
 
 
-def bench(name: str = "bench") -> str:
+def quantity(file: str, name: str) -> str:
+    """One row of a benchmark's file, with its unit."""
+    found = next(row for row in read_json(RESULTS / f"{file}.json")["rows"] if row["name"] == name)
+    unit = "" if found["unit"] == "ratio" else f" {found['unit']}"
+    return f"{found['median']:.3g}{unit}"
+
+
+def bench() -> str:
     """The rows, and which parts were measured on which processor."""
-    measured = read_json(RESULTS / f"{name}.json")["rows"]
+    measured = read_json(RESULTS / "bench.json")["rows"]
     table = [
         [
             row["name"],

@@ -30,6 +30,7 @@ from measured import (  # noqa: E402
     playground_pictures,
     playground_scene,
     playground_table,
+    quantity,
     replication,
     rows,
     torture,
@@ -254,11 +255,13 @@ def limits_of_study(name: str, a: str, b: str, label: str = "mean") -> str:
     """The interval of a difference, and what it is over."""
     s, found = study(name), row(name, a, b, label)
     who = "patients" if "patients" in s else "scans"
-    limits = {"interval": found.get("interval_seeds") or found["interval"]}
+    of, over = ("interval_seeds", f"{who} and trainings")
+    if not found.get(of):
+        of, over = "interval", who
     labelled, trainings = s["settings"]["num_labelled"], len(s["arms"][a]["seeds"])
     return (
-        f"95 % interval {limits_of(limits)}; {labelled} labelled {who}, {found['cases']} for the "
-        f"test, {trainings} trainings"
+        f"95 % interval over {over} {limits(found, of, '+.1f')}; {labelled} labelled {who}, "
+        f"{found['cases']} for the test, {trainings} trainings"
     )
 
 
@@ -300,13 +303,9 @@ def _home_scan(scan: Mapping[str, Any], panel: str) -> str:
     )
 
 
-def limits_of(found: Mapping[str, Any]) -> str:
-    return tables.interval(found["interval"], 100, "+.1f").replace("-", "−")
-
-
-def limits(found: Mapping[str, Any], of: str = "interval") -> str:
+def limits(found: Mapping[str, Any], of: str = "interval", form: str = "+.2f") -> str:
     """An interval in Dice points; `of` "interval_seeds" is over trainings as well as cases."""
-    return tables.interval(found[of], 100, "+.2f").replace("-", "−")
+    return tables.interval(found[of], 100, form).replace("-", "−")
 
 
 def budget(prefix: str, label: str = "mean", *arms: str) -> str:
@@ -364,8 +363,8 @@ _OFFERED = (
     arms, comparisons, equivalences, seeds, beliefs, budget, home_facts, home_scans, thousand,
     finds_of, row, across, told, not_worse, grid, grid_dice, spread_of_temperature, of_folds,
     largest_change, luck_of_training, finds, belief, best, change_of_belief, of_seeds, of_trainings,
-    half_width, limits, listed, validation, rows, torture, bench, replication, weights, lab,
-    lessons.lesson,
+    half_width, limits, listed, validation, rows, torture, bench, quantity, replication, weights,
+    lab, lessons.lesson,
     playground_lead, playground_pictures, playground_scene, playground_table,
 )  # fmt: skip
 SCOPE = {function.__name__: function for function in _OFFERED}

@@ -2,14 +2,14 @@
 import { COLORS, bytes, digits, radios, rgb } from "../compare.mjs";
 import { TEMPERATURES, hardGradient, mixedGradient, softGradient, softmax } from "../lab.mjs";
 import {
-  CLASSES, DEFAULTS, LIMITS, NUM_CLASSES, OUTSIDE, POOL, SEEDS, STEPS, certainty, decisions, hardened,
-  summary,
+  CLASSES, DEFAULTS, LIMITS, NUM_CLASSES, OUTSIDE, POOL, SEEDS, STEPS, hardened, summary,
 } from "./networks.mjs";
 
 const PLAYGROUND = new URL("../../playground/", import.meta.url).href;
 const GRID = 48; // as in worker.mjs
 const NETWORKS = ["teacher", "student", "baseline"];
 const SPEED = { teacher: 10, student: 2 }; // steps a frame
+const READABLE = 100; // ms: numbers and curves change no faster
 const FRAME = 16.7; // ms; where one takes longer it holds more steps
 const ARROWS = { ArrowUp: [-1, 0], ArrowDown: [1, 0], ArrowLeft: [0, -1], ArrowRight: [0, 1] };
 const DIALS = [
@@ -196,7 +196,7 @@ class Page {
   #repeating = null; // the worker that repeats
 
   constructor(root, data, story) {
-    Object.assign(this, { root, data, story, logits: {}, worker: connect() });
+    Object.assign(this, { root, data, story, logits: {}, labels: {}, sure: {}, worker: connect() });
     this.brain = [];
     data.labels.forEach((label, voxel) => { if (label !== OUTSIDE) this.brain.push(voxel); });
     this.order = new Map(this.brain.map((voxel, i) => [voxel, i]));
@@ -280,18 +280,23 @@ class Page {
     this.#run();
   }
 
-  /** One request at a time, until nothing more is wanted. */
+  /** One request at a time, until nothing more is wanted; the next is made while an answer is drawn. */
   async #run() {
     if (this.#running) return;
     this.#running = true;
-    while ((this.#stale || this.#playing || this.#alone) && this.root.isConnected) {
+    let coming = null;
+    while ((this.#stale || this.#playing || this.#alone || coming) && this.root.isConnected) {
       const begins = this.#stale;
-      this.#stale = false;
-      const slice = begins && !this.snapshot ? this.data : undefined;
-      const request = begins ? { action: "begin", slice, settings: { ...this.settings } } : { action: "advance", steps: this.#pace() };
-      this.before = performance.now();
-      const answer = await this.worker.ask(request);
+      if (begins) {
+        await coming; // of other settings
+        this.#stale = false;
+        coming = this.#ask(true);
+      }
+      const answer = await (coming ?? this.#ask(false));
+      coming = null;
       if (this.#stale) continue;
+      this.snapshot = answer;
+      if (this.#playing && !answer.done) coming = this.#ask(false);
       this.#take(answer, begins);
       if (answer.done) {
         this.#play(false);
@@ -300,6 +305,13 @@ class Page {
       if (!still()) await new Promise(requestAnimationFrame);
     }
     this.#running = false;
+  }
+
+  #ask(begins) {
+    const slice = begins && !this.snapshot ? this.data : undefined;
+    const request = begins ? { action: "begin", slice, settings: { ...this.settings } } : { action: "advance", steps: this.#pace() };
+    this.before = performance.now();
+    return this.worker.ask(request);
   }
 
   #pace() {
@@ -313,8 +325,7 @@ class Page {
   }
 
   #take(answer, begins) {
-    this.snapshot = answer;
-    Object.assign(this.logits, answer.logits);
+    for (const what of ["logits", "labels", "sure"]) Object.assign(this[what], answer[what]);
     if (begins) {
       this.voxels = answer.voxels;
       this.curves = { "accuracy-teacher": "", "accuracy-student": "", "accuracy-baseline": "", "fidelity-student": "", "fidelity-baseline": "" };
@@ -323,6 +334,10 @@ class Page {
     this.#curve();
     if (still() && this.#playing && !begins && !answer.done) return; // only the end is shown
     for (const who of still() ? NETWORKS : Object.keys(answer.logits)) this.#paint(who);
+    this.#progress();
+    if (this.#playing && !begins && !answer.done && performance.now() - this.told < READABLE) return;
+    this.told = performance.now();
+    this.#draw();
     this.#numbers();
     this.#readout();
   }
@@ -362,8 +377,7 @@ class Page {
   }
 
   #paint(who) {
-    const logits = this.logits[who];
-    const [labels, sure] = [decisions(logits), certainty(logits)];
+    const [labels, sure] = [this.labels[who], this.sure[who]];
     const plane = new ImageData(GRID, GRID);
     const first = this.brain.length;
     for (let i = 0; i < GRID * GRID; i++) {
@@ -396,15 +410,22 @@ class Page {
         if (learned.teacher) add(`fidelity-${who}`, learned.student, fidelity[who]);
       }
     }
+  }
+
+  #draw() {
     for (const [name, path] of Object.entries(this.curves)) this.#find(`[data-curve="${name}"]`).setAttribute("d", path);
+  }
+
+  #progress() {
+    const { learned } = this.snapshot;
+    const phase = learned.teacher < STEPS ? `The teacher's step ${learned.teacher}` : `Step ${learned.student}`;
+    this.#out("progress", `${phase} of ${STEPS}`);
   }
 
   // Numbers
 
   #numbers() {
     const { learned, accuracy, fidelity, parts } = this.snapshot;
-    const phase = learned.teacher < STEPS ? `The teacher's step ${learned.teacher}` : `Step ${learned.student}`;
-    this.#out("progress", `${phase} of ${STEPS}`);
     for (const who of NETWORKS) {
       this.#out(`accuracy-${who}`, percent(accuracy[who]));
       this.#out(`now-accuracy-${who}`, percent(accuracy[who]));

@@ -1,6 +1,6 @@
 // Trains away from the page, and tells it what the networks say of the slice and of the plane.
 import {
-  Experiment, OUTSIDE, STEPS, decisions, difference, forward, inputs, scaled, scores,
+  Experiment, OUTSIDE, STEPS, certainty, decisions, difference, forward, inputs, scaled, scores,
 } from "./networks.mjs";
 
 export const GRID = 48; // points of the plane along each side
@@ -45,18 +45,20 @@ function points(brain, sees) {
 }
 
 function snapshot(changed) {
-  const logits = {};
+  const [logits, labels, sure] = [{}, {}, {}];
   for (const who of changed) {
     const x = seen[who];
     logits[who] = forward(experiment.networks[who], x, x.length / 2).at(-1);
-    const all = decisions(logits[who]);
-    seen.decided[who] = seen.test.map((i) => all[i]);
+    labels[who] = decisions(logits[who]);
+    sure[who] = certainty(logits[who]);
+    seen.decided[who] = seen.test.map((i) => labels[who][i]);
   }
   const { learned, parts, done } = experiment;
-  return { logits, learned, parts, done, ...scores(seen.truth, seen.decided) };
+  return { logits, labels, sure, learned, parts, done, ...scores(seen.truth, seen.decided) };
 }
 
 self.onmessage = ({ data: { action, ...request } }) => {
   const answer = actions[action](request);
-  self.postMessage(answer, Object.values(answer.logits ?? {}).map((array) => array.buffer));
+  const arrays = [answer.logits, answer.labels, answer.sure].flatMap((each) => Object.values(each ?? {}));
+  self.postMessage(answer, arrays.map((array) => array.buffer));
 };
