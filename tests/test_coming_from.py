@@ -12,6 +12,7 @@ from test_nnunet import describe
 
 import kdcore
 
+pytestmark = pytest.mark.job
 PAGE = Path(__file__).parent.parent / "docs" / "howto" / "coming-from.md"
 
 

@@ -36,6 +36,7 @@ def images():
     return x
 
 
+@pytest.mark.job
 @pytest.mark.parametrize("ending", ["onnx", "tflite"])
 @pytest.mark.parametrize("batch_size", [None, 1, 4])
 def test_logits_are_keras_logits(student, images, tmp_path, ending, batch_size):

@@ -42,6 +42,7 @@ def test_a_teacher_that_saw_more(simulated):
         assert set(entry) == {"1", "2", "whole tumour"}
 
 
+@pytest.mark.job
 def test_the_students_sequence_must_be_the_labelled_one(simulated):
     soft_targets = simulated.soft_targets("student")
     case = simulated.take("labelled", "student")[0]

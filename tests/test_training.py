@@ -1,4 +1,8 @@
+import functools
+import shutil
+import tempfile
 import zipfile
+from pathlib import Path
 
 import keras
 import numpy as np
@@ -58,6 +62,18 @@ def trained(folder, interrupts=()):
     for epoch in interrupts:
         interrupted(folder, epoch)
     return kdcore.fit(network(), batches(), 4, folder, verbose=0)
+
+
+@functools.cache
+def _example(make):
+    """A folder that many tests copy: what they are about comes after the training."""
+    folder = tempfile.TemporaryDirectory()
+    make(Path(folder.name))
+    return folder
+
+
+def copy_of(make, folder):
+    shutil.copytree(_example(make).name, folder, dirs_exist_ok=True)
 
 
 @pytest.mark.job
@@ -121,7 +137,7 @@ def test_more_than_one_step_at_a_time_changes_no_number(tmp_path):
     ],
 )
 def test_another_network_or_optimizer_is_refused(tmp_path, other, told):
-    trained(tmp_path)
+    copy_of(trained, tmp_path)
     with pytest.raises(TrainingError, match=f"holds a training with other settings: .*{told}"):
         kdcore.fit(network(**other), batches(), 4, tmp_path)
 
@@ -136,13 +152,13 @@ def test_another_network_or_optimizer_is_refused(tmp_path, other, told):
     ],
 )
 def test_other_batches_are_refused(tmp_path, other, told):
-    trained(tmp_path)
+    copy_of(trained, tmp_path)
     with pytest.raises(TrainingError, match=told):
         kdcore.fit(network(), batches(**other), 4, tmp_path)
 
 
 def test_other_scans_epochs_temperatures_and_losses_are_refused(tmp_path):
-    trained(tmp_path / "a")
+    copy_of(trained, tmp_path / "a")
     with pytest.raises(TrainingError, match="batches.cases was"):
         kdcore.fit(network(), batches(make_case(1)), 4, tmp_path / "a")
     with pytest.raises(TrainingError, match="epochs was 4, is 5"):
@@ -208,7 +224,7 @@ def test_the_rate_rises_and_falls():
 
 
 def test_damaged_and_unfinished_folders_are_named(tmp_path):
-    interrupted(tmp_path)
+    copy_of(interrupted, tmp_path)
     with pytest.raises(TrainingError, match="holds no finished training"):
         load(tmp_path)
     weights = tmp_path / "epoch-0001.weights.h5"
@@ -224,7 +240,7 @@ def test_damaged_and_unfinished_folders_are_named(tmp_path):
 
 @pytest.mark.parametrize("change", [{"epoch": 3}, {"weights": None}, {"epoch": "x"}, {}])
 def test_a_state_that_was_changed_is_refused(tmp_path, change):
-    interrupted(tmp_path)
+    copy_of(interrupted, tmp_path)
     path = tmp_path / "state.json"
     write_json(path, {**read_json(path), **change})
     with pytest.raises(TrainingError, match="state.json is not as it was written: it lacks its d"):
@@ -232,7 +248,8 @@ def test_a_state_that_was_changed_is_refused(tmp_path, change):
 
 
 def test_another_network_in_its_place_is_refused(tmp_path):
-    other = trained(tmp_path)
+    copy_of(trained, tmp_path)
+    other = load(tmp_path)
     other.set_weights([w + 0.01 for w in other.get_weights()])
     other.save(tmp_path / "network.keras")
     with pytest.raises(TrainingError, match="network.keras is not the network that was trained"):
@@ -249,7 +266,7 @@ def test_another_network_in_its_place_is_refused(tmp_path):
 
 
 def test_other_settings_with_the_same_weights_are_another_network(tmp_path):
-    trained(tmp_path)
+    copy_of(trained, tmp_path)
     path = tmp_path / "network.keras"
     with zipfile.ZipFile(path) as file:
         parts = {name: file.read(name) for name in file.namelist()}
