@@ -1,4 +1,4 @@
-"""Put student, teacher and some test slices of the live demo into `docs/assets/demo`.
+"""Put baseline, student, teacher and some test slices of the live demo into `docs/assets/demo`.
 
 The 2-D arms of the study's first seed, whose runs must be finished:
 `nox -s study -- --study evidence --data hippocampus --seeds 1 --budgets 8 --arms baseline
