@@ -13,6 +13,7 @@ class Demo {
   #stale = false;
   #running = false;
   #maskFile = null; // chosen, not yet read
+  #follow = false; // bring what is chosen into view
 
   constructor(root) {
     this.#root = root;
@@ -73,19 +74,15 @@ class Demo {
     if (control.name !== "slice") return;
     this.file.value = "";
     this.#source = { action: "openSample", number: Number(control.value) };
+    this.#follow = scroll;
     this.#update();
-    if (scroll) this.#bringIntoView();
-  }
-
-  #bringIntoView() {
-    this.#find(".demo-panels").scrollIntoView({ block: "nearest" });
   }
 
   #openFile(file) {
     this.#uncheck();
     this.#source = { action: "openFile", file };
+    this.#follow = true;
     this.#update();
-    this.#bringIntoView();
   }
 
   async #save() {
@@ -127,6 +124,8 @@ class Demo {
     this.#shown = { scan: this.#scan, plane, results };
     this.#show();
     this.#say(describe(this.#shown));
+    if (this.#follow) this.#find(".demo-panels").scrollIntoView({ block: "nearest" });
+    this.#follow = false;
   }
 
   async #open(source) {
