@@ -18,7 +18,7 @@ from kdcore.ensemble import ensemble
 
 pytestmark = pytest.mark.job
 WEIGHTS = Path(__file__).parents[1] / "docs/weights"
-# Of each kind one study where a backend compiles each operation: a minute a network.
+# Elsewhere those of one study: JAX compiles a network for half a minute.
 ALL = "*" if keras.backend.backend() == "tensorflow" else "hippocampus-quick-8*"
 PUBLISHED = sorted(path.name for path in WEIGHTS.glob(f"{ALL}.keras"))
 NAMES = ["flat", "solid", "compiled", "student", "ensemble", "sigmoids"]
@@ -71,8 +71,7 @@ def folder(tmp_path_factory):
         if name != "student":
             network.save(folder / f"{name}.keras")
         np.save(folder / f"{name}.input.npy", images(network))
-        expected = keras.ops.convert_to_numpy(network(images(network), training=False))
-        np.save(folder / f"{name}.expected.npy", expected)
+        np.save(folder / f"{name}.expected.npy", network.predict(images(network), verbose=0))
     script = Path(__file__).with_name("without_kdcore.py")
     env = {**os.environ, "PYTHONPATH": ""}
     done = subprocess.run(

@@ -36,7 +36,11 @@ class Demo {
     acceptDrops(
       (...event) => this.#listen(...event),
       this.#find(".demo-drop"),
-      (file) => this.#openFile(file),
+      (file, target) => {
+        if (!target.closest(".demo-mask")) this.#openFile(file);
+        else if (this.mask.disabled) this.#say("Choose a scan (NIfTI) first, then its mask.", "demo-error");
+        else this.#openMaskFile(file);
+      },
     );
     const first = this.#find("[name=slice]");
     first.checked = true;
@@ -66,15 +70,17 @@ class Demo {
 
   #choose(control, { scroll = true } = {}) {
     if (control === this.file && control.files.length) this.#openFile(control.files[0]);
-    if (control === this.mask && control.files.length) {
-      this.#maskFile = control.files[0];
-      this.#update();
-    }
+    if (control === this.mask && control.files.length) this.#openMaskFile(control.files[0]);
     if (control.name === "view" && this.#shown) this.#show();
     if (control.name !== "slice") return;
     this.file.value = "";
     this.#source = { action: "openSample", number: Number(control.value) };
     this.#follow = scroll;
+    this.#update();
+  }
+
+  #openMaskFile(file) {
+    this.#maskFile = file;
     this.#update();
   }
 
@@ -112,7 +118,7 @@ class Demo {
   async #refresh() {
     this.#worker ??= connect();
     if (this.#scan?.source !== this.#source) await this.#open(this.#source);
-    if (this.#maskFile) await this.#openMask();
+    const refused = this.#maskFile && await this.#openMask();
     const plane = Number(this.plane.value);
     const results = {};
     for (const name of ["baseline", "student", ...(this.#isComparing ? ["teacher"] : [])]) {
@@ -123,7 +129,8 @@ class Demo {
     }
     this.#shown = { scan: this.#scan, plane, results };
     this.#show();
-    this.#say(describe(this.#shown));
+    if (refused) this.#say(refused.message, "demo-error");
+    else this.#say(describe(this.#shown));
     if (this.#follow) this.#find(".demo-panels").scrollIntoView({ block: "nearest" });
     this.#follow = false;
   }
@@ -142,19 +149,24 @@ class Demo {
     this.#find(".demo-notes").replaceChildren(...notes);
   }
 
+  /** Why it was refused, or nothing; a mask before it no longer counts. */
   async #openMask() {
     const file = this.#maskFile;
     this.#maskFile = null;
     this.#say("Reading …");
-    await this.#worker.ask("openMask", { file }).catch((error) => {
+    try {
+      await this.#worker.ask("openMask", { file });
+      return null;
+    } catch (error) {
       this.mask.value = "";
-      throw error;
-    });
+      return error;
+    }
   }
 
   #report(error) {
     if (this.#stale) return; // something else has been chosen
-    if (this.#shown?.scan.source !== this.#source) this.#reset();
+    if (!this.#shown) this.#reset();
+    else if (this.#shown.scan.source !== this.#source) this.#backToShown();
     else if (!this.#shown.results.teacher) this.#setComparing(false);
     this.#say(error.message, "demo-error");
   }
@@ -167,6 +179,14 @@ class Demo {
     this.#uncheck();
     this.#find(".demo-output").classList.add("demo-waiting"); // its place is kept
     this.#find(".demo-notes").replaceChildren();
+  }
+
+  /** What was chosen last cannot be read; what is shown stays. */
+  #backToShown() {
+    this.#source = this.#shown.scan.source;
+    this.file.value = "";
+    const { number } = this.#source;
+    if (number !== undefined) this.#find(`[name=slice][value="${number}"]`).checked = true;
   }
 
   #uncheck() {
@@ -221,7 +241,7 @@ function acceptDrops(listen, zone, open) {
     if (!hasFiles(event)) return;
     event.preventDefault();
     mark(false);
-    if (event.dataTransfer.files.length) open(event.dataTransfer.files[0]);
+    if (event.dataTransfer.files.length) open(event.dataTransfer.files[0], event.target);
   });
 }
 
@@ -260,12 +280,13 @@ function describe({ scan, results }) {
   return `${scan.name}: ${times.join(", ")}.`;
 }
 
-function row(name, { parameters, milliseconds, labels, mask }) {
+function row(name, { parameters, milliseconds, labels, mask, testDice }) {
   const scores = [1, 2].map((label) => (mask ? dice(mask, labels, label) : NaN));
   const cells = [
     parameters.toLocaleString("en"),
     milliseconds.toFixed(1),
     ...scores.map((score) => (Number.isNaN(score) ? "–" : score.toFixed(3))),
+    testDice.toFixed(3),
   ];
   const head = Object.assign(element("th", name), { scope: "row" });
   const line = document.createElement("tr");

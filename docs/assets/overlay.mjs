@@ -36,7 +36,7 @@ function softmax(logits, pixel, classes) {
 
 /**
  * The colour of a pixel and how much of it is seen: its label's; the labels' mixed, as far as they
- * are probable; or that of doubt, as far as the entropy reaches towards its highest.
+ * are probable; or that of doubt, as far as the entropy reaches towards that of two equal classes.
  */
 const VIEWS = {
   labels: ({ labels }, at) => [COLORS[labels?.[at]], 1],
@@ -50,7 +50,7 @@ const VIEWS = {
     if (!logits) return [undefined, 0];
     const p = softmax(logits, at, logits.length / image.length);
     const entropy = -p.reduce((sum, q) => sum + (q > 0 ? q * Math.log(q) : 0), 0);
-    return [DOUBT, entropy / Math.log(p.length)];
+    return [DOUBT, Math.min(1, entropy / Math.LN2)]; // full where two classes are alike
   },
 };
 
@@ -67,7 +67,8 @@ export function draw(canvas, panel, view, opacity) {
     for (let c = 0; c < columns; c++) {
       const grey = 255 * image[at(r, c)];
       const [color, share] = VIEWS[view](panel, at(r, c));
-      context.fillStyle = `rgb(${mix([grey, grey, grey], color, opacity * share)})`;
+      const strength = view === "labels" ? opacity : Math.min(1, 1.8 * opacity); // they have no outline
+      context.fillStyle = `rgb(${mix([grey, grey, grey], color, strength * share)})`;
       context.fillRect(c * scale, r * scale, scale, scale);
       if (view === "labels" && color && opacity > 0) outline(context, labelAt, r, c, scale);
     }

@@ -26,6 +26,7 @@ const actions = {
   },
   async openMask({ file }) {
     const current = scan;
+    current.mask = undefined;
     current.mask = await readMask(file, current);
   },
   async save({ name }) {
@@ -99,7 +100,7 @@ function segment(network, current, plane) {
   const output = network.run(padded);
   const milliseconds = performance.now() - start;
   const logits = crop(output, padded, slice);
-  return { ...slice, logits, milliseconds, parameters: network.parameters };
+  return { ...slice, logits, milliseconds, parameters: network.parameters, testDice: network.test_dice };
 }
 
 // Padding as `kdcore.predict_mask` does it: around the middle, by repeating the border.

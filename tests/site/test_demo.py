@@ -177,7 +177,7 @@ def test_a_slice_is_shown_beside_its_reference(page):
 def dices(page, who):
     """Of a network, anterior and posterior, as the table has them."""
     row = page.get_by_role("row", name=re.compile(who))
-    return [float(text) for text in row.get_by_role("cell").all_inner_texts()[-2:]]
+    return [float(text) for text in row.get_by_role("cell").all_inner_texts()[-3:-1]]
 
 
 def test_probability_and_doubt(page):
@@ -298,6 +298,25 @@ def test_a_file_can_be_dropped(page):
     assert done(page).startswith("dropped.png")
 
 
+DROP = """([selector, bytes]) => {
+  const dataTransfer = new DataTransfer();
+  dataTransfer.items.add(new File([new Uint8Array(bytes)], "dropped.nii"));
+  document.querySelector(selector).dispatchEvent(
+    new DragEvent("drop", {dataTransfer, bubbles: true, cancelable: true}));
+}"""
+
+
+def test_a_mask_is_dropped_on_its_own_place(page):
+    mask = list(nifti((5, 20, 15), [0, 1, 2] * 500))
+    page.evaluate(DROP, ["#demo-mask", mask])
+    expect(page.locator(".demo-status")).to_contain_text("Choose a scan (NIfTI) first")
+    give(page, "scan.nii", volume()[2])
+    done(page)
+    page.evaluate(DROP, ["#demo-mask-hint", mask])
+    expect(page.locator("figcaption").first).to_have_text("Reference")
+    assert done(page).startswith("scan.nii")
+
+
 def jpeg_of_two_sizes(real, shown):
     """A marker without a length; who reads one jumps into a comment that shows another size."""
 
@@ -339,8 +358,9 @@ def test_what_cannot_be_read_is_refused_by_name(page, name):
     expect(status).to_contain_text(reason, timeout=30_000)
     expect(status).to_contain_text(name.replace("\u202e", ""))
     expect(status).to_have_text(re.compile(r"(Expected|Fetch|Crop|crop|Repair|Choose|save).*\.$"))
-    expect(page.locator(".demo-output")).to_be_hidden()
     assert page.locator(".demo-status *").count() == 0
+    expect(page.get_by_label("Slice 1", exact=True)).to_be_checked()  # what is shown stays
+    expect(page.locator("[data-panel=student]")).to_be_visible()
     choose(page, 2)  # and it goes on
 
 
@@ -432,9 +452,13 @@ BAD_MASKS = {
 def test_a_mask_that_is_none_is_refused_and_the_scan_stays(page, name):
     give(page, "scan.nii", volume()[2])
     done(page)
-    content, reason = BAD_MASKS[name]
-    file = {"name": name, "mimeType": "application/octet-stream", "buffer": content}
-    page.locator("#demo-mask").set_input_files(file)
+    empty = nifti((5, 20, 15), [0] * 1500)
+    for label, bytes_ in (("mask.nii", empty), (name, BAD_MASKS[name][0])):
+        file = {"name": label, "mimeType": "application/octet-stream", "buffer": bytes_}
+        page.locator("#demo-mask").set_input_files(file)
+        if label == "mask.nii":
+            expect(page.locator("figcaption").first).to_have_text("Reference")
+    reason = BAD_MASKS[name][1]
     expect(page.locator(".demo-status")).to_contain_text(reason)
     expect(page.locator("[data-panel=student]")).to_be_visible()
     expect(page.locator("figcaption").first).to_have_text("Image")

@@ -170,8 +170,11 @@ def test_ten_seeds_agree_with_ten_of_kdcore(playground):
     strip = page.locator('[data-out="strip"]')
     expect(strip).to_contain_text("The interval", timeout=120_000)
     numbers = re.findall(r"[+−]?\d+\.\d", strip.inner_text())
-    mean, half, *each = [float(text.replace("−", "-")) for text in numbers]
+    numbers = [float(text.replace("−", "-")) for text in numbers]
+    (mean, half, *each), means = numbers[:12], numbers[12:]
     scores = KDCORE[1]["accuracy"]
+    for who, found in zip(("teacher", "student", "baseline"), means, strict=True):
+        assert found == pytest.approx(100 * np.mean([row[who] for row in scores]), abs=0.5), who
     expected = np.array([100 * (row["student"] - row["baseline"]) for row in scores])
     assert each == pytest.approx(expected, abs=1.5)
     assert abs(mean - expected.mean()) < 0.5 < half
@@ -221,6 +224,8 @@ def test_play_step_and_reset_by_keyboard(playground):
     progress = page.locator('[data-out="progress"]')
     page.get_by_role("button", name="Step").press("Enter")
     expect(progress).to_have_text("Step 1 of 400")
+    curve = page.locator('[data-curve="accuracy-teacher"]')
+    expect(curve).to_have_attribute("d", re.compile(r"^M36.0 \S+L290.0 \S+$"))  # to its end
     page.get_by_role("button", name="Play").press("Enter")
     expect(page.get_by_role("button", name="Pause")).to_be_visible()
     page.get_by_role("button", name="Pause").press("Enter")

@@ -328,6 +328,7 @@ class Page {
     for (const what of ["logits", "labels", "sure"]) Object.assign(this[what], answer[what]);
     if (begins) {
       this.voxels = answer.voxels;
+      if (!this.pointed) [this.voxel] = answer.voxels.student.voxels; // one of which the student hears
       this.curves = { "accuracy-teacher": "", "accuracy-student": "", "accuracy-baseline": "", "fidelity-student": "", "fidelity-baseline": "" };
       for (const who of NETWORKS) this.#points(who);
     }
@@ -403,7 +404,8 @@ class Page {
     const add = (name, step, value) => {
       this.curves[name] += `${this.curves[name] ? "L" : "M"}${X(step).toFixed(1)} ${Y(value).toFixed(1)}`;
     };
-    if (!learned.student) add("accuracy-teacher", learned.teacher, accuracy.teacher);
+    if (!learned.student || this.drawn < STEPS) add("accuracy-teacher", learned.teacher, accuracy.teacher);
+    this.drawn = learned.teacher;
     if (!learned.teacher || learned.student) {
       for (const who of ["student", "baseline"]) {
         add(`accuracy-${who}`, learned.student, accuracy[who]);
@@ -417,7 +419,8 @@ class Page {
   }
 
   #progress() {
-    const { learned } = this.snapshot;
+    const { learned, accuracy } = this.snapshot;
+    for (const who of NETWORKS) this.#out(`accuracy-${who}`, percent(accuracy[who]));
     const phase = learned.teacher < STEPS ? `The teacher's step ${learned.teacher}` : `Step ${learned.student}`;
     this.#out("progress", `${phase} of ${STEPS}`);
   }
@@ -427,17 +430,18 @@ class Page {
   #numbers() {
     const { learned, accuracy, fidelity, parts } = this.snapshot;
     for (const who of NETWORKS) {
-      this.#out(`accuracy-${who}`, percent(accuracy[who]));
       this.#out(`now-accuracy-${who}`, percent(accuracy[who]));
       this.#out(`now-fidelity-${who}`, who in fidelity && learned.student ? percent(fidelity[who]) : "–");
       const listens = who === "student" && this.settings.alpha > 0;
-      this.#out(`now-hard-${who}`, number(parts[who]?.hard));
+      const told = this.settings[who === "teacher" ? "teacherLabels" : "labels"] > 0;
+      this.#out(`now-hard-${who}`, told ? number(parts[who]?.hard) : "–");
       this.#out(`now-soft-${who}`, listens ? number(parts[who]?.soft) : "–");
-      this.#out(`now-loss-${who}`, number(parts[who]?.loss));
+      this.#out(`now-loss-${who}`, told || listens ? number(parts[who]?.loss) : "–");
     }
     const lead = 100 * (accuracy.student - accuracy.baseline);
     const room = 100 * (accuracy.teacher - accuracy.baseline);
-    const closed = room > 1 ? ` That is ${Math.round((100 * lead) / room)} % of the gap between baseline and teacher.` : "";
+    const closed = room <= 1 || lead < 0 ? "" : lead > room ? " That is more than the gap between baseline and teacher."
+      : ` That is ${Math.round((100 * lead) / room)} % of the gap between baseline and teacher.`;
     this.#out("gap", `Student − baseline: ${signed(lead)} points of held-out accuracy.${closed}`);
   }
 
@@ -507,6 +511,7 @@ class Page {
   #move(voxel) {
     if (!this.order.has(voxel) || !this.snapshot) return; // outside the brain
     this.voxel = voxel;
+    this.pointed = true;
     this.#readout();
   }
 
@@ -517,22 +522,26 @@ class Page {
     const worker = connect();
     this.#repeating = worker;
     const found = [];
+    const mean = { teacher: 0, student: 0, baseline: 0 };
     this.#strip(found);
     for (let seed = 0; seed < SEEDS; seed++) {
       this.#out("strip", `Seed ${seed + 1} of ${SEEDS} …`);
-      const { difference } = await worker.ask({ action: "difference", slice: this.data, settings: { ...this.settings, seed } });
+      const { accuracy } = await worker.ask({ action: "repeat", slice: this.data, settings: { ...this.settings, seed } });
       if (this.#repeating !== worker || !this.root.isConnected) break;
-      found.push(100 * difference);
+      found.push(100 * (accuracy.student - accuracy.baseline));
+      for (const who of NETWORKS) mean[who] += accuracy[who] / SEEDS;
       this.#strip(found);
     }
     worker.end();
     if (this.#repeating !== worker) return;
     this.#repeating = null;
-    const { mean, half } = summary(found);
-    const verdict = Math.abs(mean) <= half ? "The interval holds zero: this may be luck." : mean > 0
+    const { mean: lead, half } = summary(found);
+    const verdict = found.every((d) => d === 0) ? "Here both are the same network: it hears nothing of the teacher."
+      : Math.abs(lead) <= half ? "The interval holds zero: this may be luck." : lead > 0
       ? "The interval lies above zero: the teacher helps." : "The interval lies below zero: the teacher harms.";
-    this.#out("strip", `Student − baseline with seeds 0 to ${SEEDS - 1}: ${signed(mean)} ± ${half.toFixed(1)} points `
-      + `(mean, 95 % interval; ${found.map((d) => signed(d)).join(", ")}). ${verdict}`);
+    this.#out("strip", `Student − baseline with seeds 0 to ${SEEDS - 1}: ${signed(lead)} ± ${half.toFixed(1)} points `
+      + `(mean, 95 % interval; ${found.map((d) => signed(d)).join(", ")}). ${verdict} `
+      + `Mean accuracy: ${NETWORKS.map((who) => `${who} ${percent(mean[who])}`).join(", ")}.`);
   }
 
   #strip(found) {

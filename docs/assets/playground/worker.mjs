@@ -1,6 +1,6 @@
 // Trains away from the page, and tells it what the networks say of the slice and of the plane.
 import {
-  Experiment, OUTSIDE, STEPS, certainty, decisions, difference, forward, inputs, scaled, scores,
+  Experiment, OUTSIDE, STEPS, atTheEnd, certainty, decisions, forward, inputs, scaled, scores,
 } from "./networks.mjs";
 
 export const GRID = 48; // points of the plane along each side
@@ -28,7 +28,7 @@ const actions = {
     const changed = teacherDone ? [] : ["teacher"];
     return snapshot(experiment.learned.student ? [...changed, "student", "baseline"] : changed);
   },
-  difference: ({ slice, settings }) => ({ difference: difference(slice, settings) }),
+  repeat: ({ slice, settings }) => ({ accuracy: atTheEnd(slice, settings) }),
 };
 
 /** The brain's voxels, then the plane from its lower left corner, row by row. */
