@@ -147,6 +147,8 @@ def backend(session: nox.Session, name: str) -> None:
     )
     files = [f"tests/test_{part}.py" for part in names]
     env = {**QUIET, "KERAS_BACKEND": name}
+    if name == "jax":  # compiling takes most of the time, and the networks are tiny
+        env["XLA_FLAGS"] = "--xla_backend_optimization_level=0"
     session.run("pytest", *PARALLEL, *files, *session.posargs, env=env)
 
 

@@ -282,6 +282,12 @@ def _sentences(table: Table) -> list[str]:
             + (f" (95 % interval {interval(limits, 100, '+.2f')})" if limits else "")
             + f", {found['cases']} scans, one training each."
         )
+    teacher, baseline = (mean_of(table, arm, MEAN) for arm in ("teacher", "baseline"))
+    if teacher < baseline:
+        said.append(
+            f"The teacher ({teacher:.3f}) is below the baseline ({baseline:.3f}): who imitates it "
+            "loses what the labels know. Is it trained to the end, and are these its maps?"
+        )
     return said
 
 

@@ -10,7 +10,8 @@ import pytest
 from conftest import make_case, write_nifti
 
 import kdcore
-from kdcore.distil import _slices_of, _split, _with_maps, main
+from kdcore.distil import _sentences, _slices_of, _split, _with_maps, main
+from kdcore.evaluation import table_of
 
 pytestmark = pytest.mark.job
 SMALL = ["--filters", "2", "--epochs", "2", "--batches", "2"]
@@ -125,6 +126,17 @@ def test_scans_without_a_map_are_left_out(made):
     cases = [make_case(0), make_case(9)]
     found, left_out = _with_maps(cases, made[0] / "maps")
     assert found == cases[:1] and left_out == ["case_009"]
+
+
+@pytest.mark.parametrize(("teacher", "told"), [(0.4, True), (0.9, False)])
+def test_a_teacher_below_the_baseline_is_told(teacher, told):
+    dice = {"teacher": teacher, "student": 0.5, "baseline": 0.8}
+    tables = [
+        table_of({f"case_{i}": {"front": {"dice": value}} for i in range(4)}, arm=arm)
+        for arm, value in dice.items()
+    ]
+    said = " ".join(_sentences(pd.concat(tables)))
+    assert ("The teacher (0.400) is below the baseline (0.800)" in said) == told
 
 
 def test_what_is_wrong_is_said_in_one_line(made, tmp_path):
