@@ -115,9 +115,7 @@ class Batches(keras.utils.PyDataset):
             "num_batches": num_batches,
             "shuffle": shuffle,
             "seed": seed,
-            **(
-                {} if class_weight is None else {"class_weight": [*map(list, class_weight.items())]}
-            ),
+            **({} if class_weight is None else {"class_weight": _sorted(class_weight)}),
             **({} if cases[0].regions is None else {"regions": list(cases[0].regions)}),
         }
         self.case_ids = tuple(case.case_id for case in cases)
@@ -434,6 +432,11 @@ def _voxels(array: np.ndarray) -> np.ndarray:
 def _rows(mask: np.ndarray) -> np.ndarray:
     """(D, H, W) -> (voxels,); of regions (D, H, W, R) -> (voxels, R)."""
     return mask.ravel() if mask.ndim == 3 else _voxels(mask)
+
+
+def _sorted(weights: Mapping[int, float]) -> list[list[float]]:
+    """`[[label, weight], ...]` as JSON has it, in whatever order and types they were given."""
+    return [[int(label), float(weight)] for label, weight in sorted(weights.items())]
 
 
 def _check_class_weight(weights: Mapping[int, float], regions: tuple[str, ...] | None) -> None:

@@ -529,3 +529,11 @@ def test_regions_have_no_class_to_weigh():
     case = kdcore.data.to_regions(self_describing(0), {"a": (1, 2), "b": (2,)})
     with pytest.raises(ValueError, match="class_weight weighs a voxel by its one class"):
         Batches([case], SHAPE, class_weight={1: 2.0})
+
+
+def test_the_order_of_weights_is_no_setting():
+    told = [
+        Batches([self_describing(0)], SHAPE, class_weight=weights).describe()["class_weight"]
+        for weights in ({0: 1, 2: 5}, {np.int64(2): np.float32(5), 0: 1.0})
+    ]
+    assert told[0] == told[1] == [[0, 1.0], [2, 5.0]]

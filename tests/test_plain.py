@@ -19,8 +19,8 @@ from kdcore.ensemble import ensemble
 pytestmark = pytest.mark.job
 WEIGHTS = Path(__file__).parents[1] / "docs/weights"
 # Elsewhere those of one study: JAX compiles a network for half a minute.
-ALL = "*" if keras.backend.backend() == "tensorflow" else "hippocampus-quick-8*"
-PUBLISHED = sorted(path.name for path in WEIGHTS.glob(f"{ALL}.keras"))
+WHICH = "*" if keras.backend.backend() == "tensorflow" else "hippocampus-quick-8*"
+PUBLISHED = sorted(path.name for path in WEIGHTS.glob(f"{WHICH}.keras"))
 NAMES = ["flat", "solid", "compiled", "student", "ensemble", "sigmoids"]
 
 

@@ -24,7 +24,6 @@ class Demo {
     this.file = this.#find("#demo-file");
     this.mask = this.#find("#demo-mask");
     this.#reset(); // a browser may have kept what was chosen before
-    root.dataset.ready = "";
     this.#listen(root, "change", ({ target }) => this.#choose(target));
     this.#listen(this.plane, "input", () => this.#update());
     this.#listen(this.opacity, "input", () => this.#shown && this.#show());

@@ -40,8 +40,9 @@ function softmax(logits, pixel, classes) {
  */
 const VIEWS = {
   labels: ({ labels }, at) => [COLORS[labels?.[at]], 1],
-  probability({ logits, labels, image }, at) {
-    if (!logits) return [COLORS[labels?.[at]], 1];
+  probability(panel, at) {
+    const { logits, image } = panel;
+    if (!logits) return VIEWS.labels(panel, at);
     const [, ...p] = softmax(logits, at, logits.length / image.length);
     const sum = p.reduce((a, b) => a + b);
     return [[0, 1, 2].map((i) => p.reduce((all, q, k) => all + (q / sum) * COLORS[k + 1][i], 0)), sum];

@@ -25,53 +25,51 @@ const VOXEL_TYPES = {
   768: ["getUint32", 4],
 };
 
-/** Read a file of the visitor's. An error's message names the file and says what to do. */
-export async function readScan(file) {
+/** What is made of a file of the visitor's. An error's message names the file and says what to do. */
+async function named(file, make) {
   const name = shown(file.name);
   try {
-    const scan = await read(file);
-    return { name, ...scan, scale: fitScale(scan.voxels) };
+    return make(name, await read(file));
   } catch (error) {
     throw new Error(`“${name}” ${error.message}`, { cause: error });
   }
 }
 
+export const readScan = (file) => named(file, (name, scan) => ({ name, ...scan, scale: fitScale(scan.voxels) }));
+
 /** Read a mask for a scan: labels 0, 1, 2 on the same grid. */
-export async function readMask(file, scan) {
-  const name = shown(file.name);
-  try {
-    const mask = await read(file);
-    if (!mask.header) fail("is no NIfTI file. Save the mask as NIfTI.");
-    if (`${mask.shape}` !== `${scan.shape}`) {
-      fail(`has ${mask.shape.join(" × ")} voxels (right, front, top), the scan ${scan.shape.join(" × ")}. Choose the scan's own mask.`);
-    }
-    const other = mask.voxels.find((value) => ![0, 1, 2].includes(value));
-    if (other !== undefined) fail(`holds ${other}. Expected 0 background, 1 anterior, 2 posterior; save it with these.`);
-    return mask;
-  } catch (error) {
-    throw new Error(`“${name}” ${error.message}`, { cause: error });
+export const readMask = (file, scan) => named(file, (_, mask) => {
+  if (!mask.header) fail("is no NIfTI file. Save the mask as NIfTI.");
+  if (`${mask.shape}` !== `${scan.shape}`) {
+    fail(`has ${mask.shape.join(" × ")} voxels (right, front, top), the scan ${scan.shape.join(" × ")}. Choose the scan's own mask.`);
   }
-}
+  const other = mask.voxels.find((value) => ![0, 1, 2].includes(value));
+  if (other !== undefined) fail(`holds ${other}. Expected 0 background, 1 anterior, 2 posterior; save it with these.`);
+  return mask;
+});
 
 /** One plane as the network takes it: at most 256 × 256, normalized; with its mask, if there is one. */
 export function cutOut(scan, plane) {
   const { low, factor } = scan.scale;
   const image = cut(scan, plane, Float32Array, (voxel) => Math.min(1, Math.max(0, (voxel - low) * factor)));
   const mask = scan.mask && cut(scan.mask, plane, Uint8Array, (label) => label);
-  const [rows, columns] = sidesOf(scan);
+  const [rows, columns] = sidesOf(scan.shape);
   return { height: rows.size, width: columns.size, image, mask };
 }
 
-const sidesOf = ({ shape }) => [middle(shape[1]), middle(shape[2])];
+const sidesOf = (shape) => [middle(shape[1]), middle(shape[2])];
 
 /** Where each voxel of a plane lies in the file, row by row. */
-function* places({ shape, strides, start = 0 }, plane) {
-  const [rows, columns] = sidesOf({ shape });
+function places({ shape, strides, start = 0 }, plane) {
+  const [rows, columns] = sidesOf(shape);
+  const found = new Uint32Array(rows.size * columns.size);
+  let i = 0;
   for (let h = rows.start; h < rows.start + rows.size; h++) {
     for (let w = columns.start; w < columns.start + columns.size; w++) {
-      yield start + plane * strides[0] + h * strides[1] + w * strides[2];
+      found[i++] = start + plane * strides[0] + h * strides[1] + w * strides[2];
     }
   }
+  return found;
 }
 
 const cut = (scan, plane, Kind, value) => Kind.from(places(scan, plane), (at) => value(scan.voxels[at]));
@@ -89,8 +87,7 @@ export async function maskFile(scan, labelsOf) {
   view.setInt32(348, 0); // no extension follows
   for (let plane = 0; plane < scan.shape[0]; plane++) {
     const labels = labelsOf(plane);
-    let i = 0;
-    for (const at of places(scan, plane)) file[HEADER + at] = labels[i++];
+    places(scan, plane).forEach((at, i) => { file[HEADER + at] = labels[i]; });
   }
   const packed = new Blob([file]).stream().pipeThrough(new CompressionStream("gzip"));
   return new Response(packed).arrayBuffer();

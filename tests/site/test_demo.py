@@ -285,34 +285,26 @@ def test_a_large_picture_is_cut(page):
     expect(page.locator(".demo-notes")).to_contain_text("normalized by itself")
 
 
-def test_a_file_can_be_dropped(page):
-    page.evaluate(
-        """(bytes) => {
-          const dataTransfer = new DataTransfer();
-          dataTransfer.items.add(new File([new Uint8Array(bytes)], "dropped.png"));
-          document.body.dispatchEvent(
-            new DragEvent("drop", {dataTransfer, bubbles: true, cancelable: true}));
-        }""",
-        list(png(60, 50)),
-    )
-    assert done(page).startswith("dropped.png")
-
-
-DROP = """([selector, bytes]) => {
+DROP = """([selector, name, bytes]) => {
   const dataTransfer = new DataTransfer();
-  dataTransfer.items.add(new File([new Uint8Array(bytes)], "dropped.nii"));
+  dataTransfer.items.add(new File([new Uint8Array(bytes)], name));
   document.querySelector(selector).dispatchEvent(
     new DragEvent("drop", {dataTransfer, bubbles: true, cancelable: true}));
 }"""
 
 
+def test_a_file_can_be_dropped(page):
+    page.evaluate(DROP, ["body", "dropped.png", list(png(60, 50))])
+    assert done(page).startswith("dropped.png")
+
+
 def test_a_mask_is_dropped_on_its_own_place(page):
     mask = list(nifti((5, 20, 15), [0, 1, 2] * 500))
-    page.evaluate(DROP, ["#demo-mask", mask])
+    page.evaluate(DROP, ["#demo-mask", "mask.nii", mask])
     expect(page.locator(".demo-status")).to_contain_text("Choose a scan (NIfTI) first")
     give(page, "scan.nii", volume()[2])
     done(page)
-    page.evaluate(DROP, ["#demo-mask-hint", mask])
+    page.evaluate(DROP, ["#demo-mask-hint", "mask.nii", mask])
     expect(page.locator("figcaption").first).to_have_text("Reference")
     assert done(page).startswith("scan.nii")
 

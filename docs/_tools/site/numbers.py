@@ -255,9 +255,8 @@ def limits_of_study(name: str, a: str, b: str, label: str = "mean") -> str:
     """The interval of a difference, and what it is over."""
     s, found = study(name), row(name, a, b, label)
     who = "patients" if "patients" in s else "scans"
-    of, over = ("interval_seeds", f"{who} and trainings")
-    if not found.get(of):
-        of, over = "interval", who
+    of = "interval_seeds" if found.get("interval_seeds") else "interval"
+    over = who if of == "interval" else f"{who} and trainings"
     labelled, trainings = s["settings"]["num_labelled"], len(s["arms"][a]["seeds"])
     return (
         f"95 % interval over {over} {limits(found, of, '+.1f')}; {labelled} labelled {who}, "
