@@ -214,7 +214,7 @@ def torture(session: nox.Session) -> None:
 def bench(session: nox.Session) -> None:
     """What distillation costs beside its alternatives. `-- --short`: ratios of steps and job."""
     install(session, "tensorflow", "export", groups=("torch", "bench"))
-    session.run("python", "docs/_tools/benchmark/run.py", *session.posargs, env=QUIET)
+    session.run("python", "docs/_tools/benchmark/run.py", *session.posargs, env=TRAINING)
 
 
 @nox.session

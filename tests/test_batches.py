@@ -465,6 +465,7 @@ def test_batches_can_be_sent_to_another_process(cases, tmp_path):
     assert copy.describe() == batches.describe()
 
 
+@pytest.mark.job
 def test_workers_make_the_same_epochs(cases):
     losses = []
     for workers in (1, 2):
@@ -503,6 +504,7 @@ def test_a_voxel_nobody_labelled_weighs_one():
     assert (mask == IGNORE).all() and (found == 1).all()
 
 
+@pytest.mark.job
 def test_classes_weigh_in_training_as_sample_weights_do():
     cases, weights = [self_describing(i) for i in range(2)], {1: 10.0}
     batches = Batches(cases, SHAPE, 12, shuffle=False, class_weight=weights)

@@ -100,6 +100,7 @@ class Counted:
             self.most = max(self.most, sum(made() is not None for made in self._made))
 
 
+@pytest.mark.job
 def test_soft_targets_are_written_holding_one_case(tmp_path):
     def teacher(case):
         return np.full((*case.image.shape[:3], 3), 1 / 3, np.float32)

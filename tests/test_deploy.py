@@ -14,9 +14,10 @@ from kdcore.training import weights_digest
 
 pytest.importorskip("onnxruntime")
 pytest.importorskip("ai_edge_litert")
-pytestmark = pytest.mark.skipif(
-    keras.backend.backend() != "tensorflow", reason="exported from TensorFlow"
-)
+pytestmark = [
+    pytest.mark.job,
+    pytest.mark.skipif(keras.backend.backend() != "tensorflow", reason="exported from TensorFlow"),
+]
 SHAPE = (32, 24)
 
 
@@ -36,7 +37,6 @@ def images():
     return x
 
 
-@pytest.mark.job
 @pytest.mark.parametrize("ending", ["onnx", "tflite"])
 @pytest.mark.parametrize("batch_size", [None, 1, 4])
 def test_logits_are_keras_logits(student, images, tmp_path, ending, batch_size):
@@ -62,7 +62,6 @@ def test_names_are_those_of_the_description(student, tmp_path):
     assert "object" not in vars(np)  # which Keras' exporter adds
 
 
-@pytest.mark.job
 def test_smaller_numbers_make_smaller_files_that_agree(student, images, tmp_path):
     expected = student.predict_on_batch(images)
     sizes = {}
@@ -98,7 +97,6 @@ def test_a_3d_network_and_open_sizes(tmp_path):
     np.testing.assert_allclose(logits, network.predict_on_batch(image), atol=1e-4)
 
 
-@pytest.mark.job
 def test_a_3d_network_as_litert_though_it_has_no_3d_pooling(tmp_path):
     network = kdcore.unet((8, 8, 6, 1), 2, filters=2, depth=1)
     image = np.random.default_rng(0).normal(size=(3, 8, 8, 6, 1)).astype(np.float32)

@@ -57,6 +57,7 @@ def test_only_the_student_learns(data):
     assert not same(before[1], weights(student))
 
 
+@pytest.mark.job
 def test_a_graph_learns_what_eager_steps_learn(data):
     students = [build(2), build(2)]
     for student, eager in zip(students, [True, False], strict=True):
@@ -104,6 +105,7 @@ def test_a_float32_teacher_teaches_a_half_precision_student(data):
     assert np.isfinite(history["loss"]).all()
 
 
+@pytest.mark.job
 def test_the_student_moves_towards_the_teacher(data):
     teacher, student = build(1, 4), build(2)
     distiller = kdcore.Distiller(student, teacher, temperature=1.0, alpha=1.0)
@@ -634,6 +636,7 @@ def test_compile_builds_the_optimizer_for_the_student_alone():
     assert distiller.optimizer is None
 
 
+@pytest.mark.job
 def test_save_load_and_go_on_with_the_optimizer(tmp_path, data):
     distiller = kdcore.Distiller(build(2), build(1, 4), temperature=3.0, alpha=0.3)
     distiller.compile(optimizer=keras.optimizers.Adam(0.01))

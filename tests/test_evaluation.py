@@ -62,6 +62,7 @@ def score(dice, hd95_mm):
     return {"dice": dice, "surface_dice_1mm": dice, "hd95_mm": hd95_mm}
 
 
+@pytest.mark.job
 def test_other_voxels_and_other_labels_are_said(weights, msd_folder, capsys):
     """The case of half a millimetre, and front and back exchanged."""
     trained = {"spacing_mm": [0.5, 0.5, 0.5], "label_names": {"1": "posterior"}}
@@ -190,6 +191,7 @@ def test_a_folder_of_acdc_is_scored_on_its_own_voxels(tmp_path, capsys):
     assert found == pytest.approx(expected, nan_ok=True)
 
 
+@pytest.mark.job
 def test_the_published_networks_say_what_they_were_trained_on():
     folder = Path(__file__).parents[1] / "docs" / "weights"
     for path in folder.glob("*.keras"):

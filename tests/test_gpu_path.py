@@ -57,6 +57,7 @@ def test_a_study_of_several_workers_installs_ray(noxfile, tmp_path):
     assert session.done[2][2:] == ("kdcore.study", "--tier", "quick", "--workers", "2")
 
 
+@pytest.mark.job
 def test_without_a_device_it_stops_with_a_sentence():
     told = subprocess.run(
         [sys.executable, SEE], capture_output=True, text=True, env={"CUDA_VISIBLE_DEVICES": ""}

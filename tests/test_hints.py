@@ -80,6 +80,7 @@ def test_evaluation_knows_no_hints(networks, rng):
     assert loss == pytest.approx(student.evaluate(x, y, verbose=0), abs=1e-5)
 
 
+@pytest.mark.job
 def test_saved_and_loaded_it_trains_on(networks, rng, tmp_path):
     distiller = kdcore.Distiller(*networks, hints=PAIRS, hint_weight=0.5)
     distiller.compile(keras.optimizers.Adam(1e-3))

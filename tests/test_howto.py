@@ -3,14 +3,17 @@
 import re
 from pathlib import Path
 
+import numpy as np
 import pytest
 from conftest import make_brain, make_case, write_brats, write_msd, write_nifti
 from test_nnunet import describe
 
 HOWTO = Path(__file__).parent.parent / "docs" / "howto"
 BLOCK = re.compile(r"^```python\n(.*?)^```", re.MULTILINE | re.DOTALL)
+PAGES = "own-scans.md", "own-model.md", "any-teacher.md"
 SMALLER = {
     "(64, 48": "(24, 16",
+    "(64, 56": "(24, 16",
     "simulate_cases(24": "simulate_cases(6",
     "spacing_mm=3.0": "spacing_mm=6.0",
     "num_labelled=16": "num_labelled=3",
@@ -22,6 +25,7 @@ SMALLER = {
     "filters=16": "filters=2",
     "filters=8": "filters=2",
     "epochs=10": "epochs=1",
+    "range(3)": "range(2)",
     "num_batches=100": "num_batches=1",
 }
 
@@ -41,7 +45,7 @@ def blocks(page: str) -> list[str]:
 
 
 def test_every_size_that_is_made_smaller_is_there():
-    text = (HOWTO / "own-scans.md").read_text("utf-8") + (HOWTO / "own-model.md").read_text("utf-8")
+    text = "".join((HOWTO / page).read_text("utf-8") for page in PAGES)
     assert [long for long in SMALLER if long not in text] == []
 
 
@@ -84,6 +88,21 @@ def test_each_way_to_get_scans_goes_on_to_training(here, way):
     assert list((here / "soft").iterdir())
 
 
+@pytest.mark.job
+def test_the_temperature_is_chosen_on_validation_cases(here, capsys):
+    write_plain(here / "scans")
+    *ways, _, training = blocks("own-scans.md")
+    scope: dict = {}
+    exec(next(code for code in ways if "read_folder" in code), scope)
+    exec(training, scope)
+    capsys.readouterr()
+    (choice,) = blocks("temperature-and-alpha.md")
+    exec(choice, scope)
+    told = [line.split() for line in capsys.readouterr().out.splitlines()[-3:]]
+    assert [float(temperature) for temperature, _ in told] == [1, 2, 4]
+    assert all(0 <= float(score) <= 1 for _, score in told)
+
+
 def test_a_case_by_hand():
     scope: dict = {}
     exec(blocks("own-scans.md")[-2], scope)
@@ -102,3 +121,30 @@ def test_a_model_of_ones_own(capsys):
     history = scope["hinted"].history.history
     assert history["loss"][0] > history["hard_loss"][0] + history["soft_loss"][0], "and the hints"
     assert all(case_id in capsys.readouterr().out for case_id in [next(iter(scope["scores"]))])
+
+
+@pytest.mark.job
+@pytest.mark.filterwarnings("ignore:The teacher is")  # trained for one step
+def test_any_teacher(here):
+    """The maps that an nnU-Net and another program would have written lie there."""
+    program = blocks("any-teacher.md")
+    scope: dict = {}
+    exec(program[0], scope)
+    for folder in ("probabilities", "maps"):
+        (here / folder).mkdir()
+    for case in scope["training"]:
+        of_voxels = np.full((*case.image.shape[:3], 3), 1 / 3, np.float32)
+        np.save(here / "maps" / f"{case.case_id}.npy", of_voxels)
+        transposed = np.moveaxis(of_voxels, -1, 0).transpose(0, 3, 2, 1)  # nnU-Net's own order
+        np.savez(here / "probabilities" / f"{case.case_id}.npz", probabilities=transposed)
+    taught = []
+    for code in program[1:]:
+        exec(code, scope)
+        taught += [scope["student"]] if "taught_by(" in code else []
+    assert len(taught) == 6 and len({id(student) for student in taught}) == 6
+    assert [student.input_shape[-1] for student in taught] == [4, 4, 4, 1, 1, 4]
+    assert {path.name for path in here.glob("soft-of-*")} == {
+        f"soft-of-{what}"
+        for what in ("nnunet", "maps", "three", "four-sequences", "two-sequences", "core")
+    }
+    assert len(scope["distiller"].history.history["loss"]) == 1

@@ -101,6 +101,7 @@ def acdc():
     return kdcore.data.read_acdc(kdcore.data.acdc_folder(folder_with("ACDC")))
 
 
+@pytest.mark.job
 def test_acdc_is_as_documented(acdc):
     assert len(acdc) == 200
     assert set(Counter(kdcore.data.acdc_patient(case) for case in acdc).values()) == {2}
@@ -112,6 +113,7 @@ def test_acdc_is_as_documented(acdc):
         assert case.image.min() >= 0 and case.sequences == ("cine",)
 
 
+@pytest.mark.job
 def test_the_earlier_frame_shows_the_larger_ventricle(acdc):
     """So in all 100 patients it is end-diastole, although the HDF5 volumes do not say so."""
     volumes = {case.case_id: int((case.mask == 3).sum()) for case in acdc}
@@ -119,6 +121,7 @@ def test_the_earlier_frame_shows_the_larger_ventricle(acdc):
     assert all(volumes[a] > volumes[b] for a, b in zip(ids[::2], ids[1::2], strict=True))
 
 
+@pytest.mark.job
 def test_acdcs_standard_split(acdc):
     split = kdcore.data.acdc_split(acdc, 7)
     parts = [split.take(acdc, part) for part in PARTS]
@@ -134,6 +137,7 @@ def lgg():
     return cases, [str(warning.message) for warning in caught]
 
 
+@pytest.mark.job
 def test_lgg_without_the_copies_of_flair(lgg):
     cases, (message,) = lgg
     assert message.startswith("2 of 77 patients are left out")
@@ -156,6 +160,7 @@ def test_lgg_without_the_copies_of_flair(lgg):
         assert abs(sites[site] - exact) <= 1
 
 
+@pytest.mark.job
 def test_a_share_of_foreground_on_lgg(lgg):
     shares = []
     for share in (None, 0.5):

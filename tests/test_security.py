@@ -85,6 +85,7 @@ def test_a_network_file_cannot_bring_code(tmp_path):
         run.load()
 
 
+@pytest.mark.job
 def test_every_network_is_loaded_in_safe_mode():
     found = list(calls("load_model"))
     assert len(found) >= 2

@@ -66,6 +66,7 @@ def test_arms_of_one_seed_start_alike_and_see_the_same_split(simulated):
     assert len(simulated.with_seed(1, 3).split.labelled) == 3
 
 
+@pytest.mark.job
 def test_a_student_without_unlabelled_cases(simulated):
     training = simulated.training("student")
     alone = replace(training, distillation=Distillation(unlabelled=False))

@@ -128,6 +128,7 @@ def test_more_than_one_step_at_a_time_changes_no_number(tmp_path):
         np.testing.assert_allclose(one, other, rtol=1e-5, atol=1e-6)
 
 
+@pytest.mark.job
 @pytest.mark.parametrize(
     ("other", "told"),
     [
@@ -157,6 +158,7 @@ def test_other_batches_are_refused(tmp_path, other, told):
         kdcore.fit(network(), batches(**other), 4, tmp_path)
 
 
+@pytest.mark.job
 def test_other_scans_epochs_temperatures_and_losses_are_refused(tmp_path):
     copy_of(trained, tmp_path / "a")
     with pytest.raises(TrainingError, match="batches.cases was"):
@@ -176,6 +178,7 @@ def test_other_scans_epochs_temperatures_and_losses_are_refused(tmp_path):
         kdcore.fit(distiller, batches(), 1, tmp_path / "b", verbose=0)
 
 
+@pytest.mark.job
 def test_of_a_distiller_the_student_comes_back(tmp_path):
     student = network()
     distiller = kdcore.Distiller(student, network(4), soft_loss=kdcore.kd_loss)
@@ -294,6 +297,7 @@ def test_the_digest_of_settings_is_of_the_network_alone(tmp_path):
     assert digests[0] == digests[1] != digests[2]
 
 
+@pytest.mark.job
 def test_what_a_killed_process_left_is_cleared_away(tmp_path):
     (tmp_path / ".part-x").mkdir()
     (tmp_path / ".part-x" / "epoch-0001.weights.h5").write_bytes(b"half")

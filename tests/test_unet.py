@@ -161,6 +161,7 @@ def test_channels_come_last_whatever_keras_is_set_to():
     assert formats[0] == formats[1]
 
 
+@pytest.mark.job
 @pytest.mark.skipif(keras.backend.backend() != "tensorflow", reason="TensorFlow's kernel")
 @pytest.mark.parametrize("shape", [(8, 8, 1), (8, 8, 4, 1)])
 def test_fused_normalization_is_keras_normalization(shape, rng):

@@ -89,9 +89,18 @@ def site_folder(server, site_url, tmp_path_factory):
     return Handler.folder
 
 
-def build(project, folder, **environment):
+def build(project, folder, *arguments, **environment):
     return subprocess.run(
-        [sys.executable, "-m", "mkdocs", "build", "--strict", "--site-dir", str(folder)],
+        [
+            sys.executable,
+            "-m",
+            "mkdocs",
+            "build",
+            "--strict",
+            "--site-dir",
+            str(folder),
+            *arguments,
+        ],
         cwd=project,
         env={**os.environ, "NO_MKDOCS_2_WARNING": "1", "KERAS_BACKEND": "jax", **environment},
         capture_output=True,

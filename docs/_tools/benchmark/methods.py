@@ -6,6 +6,7 @@ that library's loss. `plain` has no teacher. `prototype` is `plain` as it was wr
 Keras' own batch normalization and losses, one step a call.
 """
 
+import sys
 from typing import Any
 
 import keras
@@ -83,6 +84,9 @@ class PyTorch:
     library = "plain"
 
     def __init__(self, setting: Setting, seed: int, steps: int) -> None:
+        # A CUDA build brings Triton, whose LLVM crashes the process after TensorFlow's. Nothing
+        # here is compiled, so PyTorch is told that there is none.
+        sys.modules["triton"] = None  # type: ignore[assignment]
         import torch
         from torch_unet import from_keras
 
