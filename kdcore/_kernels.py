@@ -20,7 +20,8 @@ def one_kernel(function: Function) -> Function:
     """Let XLA make one kernel of a function of tensors, forward and backward.
 
     Only inside a TensorFlow graph, as `fit` builds one; called eagerly it is the function
-    itself, so that values can be checked and stepped through.
+    itself, so that values can be checked and stepped through. On several replicas, too, since
+    one kernel cannot wait for the others' sums.
     """
     if keras.backend.backend() != "tensorflow":
         return function
@@ -30,9 +31,29 @@ def one_kernel(function: Function) -> Function:
 
     @wraps(function)
     def call(*args: Any, **kwargs: Any) -> Any:
-        return (function if tf.executing_eagerly() else compiled)(*args, **kwargs)
+        plain = tf.executing_eagerly() or _replicas() is not None
+        return (function if plain else compiled)(*args, **kwargs)
 
     return call  # type: ignore[return-value]
+
+
+def over_replicas(total: Tensor) -> Tensor:
+    """The sum over the replicas of a TensorFlow strategy; elsewhere `total` itself.
+
+    So a ratio of sums is that of the whole batch, whichever replica holds a class or a label.
+    JAX needs nothing of the kind: its sums run over all devices anyway.
+    """
+    if keras.backend.backend() != "tensorflow" or (replicas := _replicas()) is None:
+        return total
+    return replicas.all_reduce("SUM", total)
+
+
+def _replicas() -> Any:
+    """TensorFlow's context, if this runs on one of several replicas."""
+    import tensorflow as tf
+
+    context = tf.distribute.get_replica_context()
+    return context if context is not None and context.num_replicas_in_sync > 1 else None
 
 
 def fuse_normalization(model: keras.Model) -> None:

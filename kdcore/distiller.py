@@ -12,7 +12,7 @@ import numpy as np
 from keras import ops
 
 from kdcore._files import replacing
-from kdcore._kernels import fuse_normalization, is_fused
+from kdcore._kernels import fuse_normalization, is_fused, over_replicas
 from kdcore.heads import check_head, check_takes, received
 from kdcore.hints import Hints
 from kdcore.losses import (
@@ -328,7 +328,8 @@ class Distiller(keras.Model):
         return region_weights(mask, y_pred, sample_weight)
 
     def _track(self, tracker: keras.metrics.Mean, value: Tensor, images: Tensor) -> None:
-        tracker.update_state(ops.stop_gradient(value), sample_weight=ops.cast(images, "float32"))
+        mean = over_replicas(ops.stop_gradient(value)) / over_replicas(ops.ones(()))
+        tracker.update_state(mean, sample_weight=ops.cast(images, "float32"))
 
 
 class _FirstStep(keras.callbacks.Callback):
@@ -546,12 +547,16 @@ def hard_weights(
     labels = ops.maximum(mask, 0)
     if len(mask.shape) == len(logits.shape):
         labelled = ops.squeeze(labelled, axis=-1)
-    weight = labelled * ops.divide_no_nan(
-        ops.cast(ops.size(labelled), "float32"), ops.sum(labelled)
-    )
+    weight = labelled * _for_a_mean_over(labelled)
     if sample_weight is not None:
         weight = weight * expand_weight(ops.cast(sample_weight, "float32"), weight)
     return labels, weight
+
+
+def _for_a_mean_over(labelled: Tensor) -> Tensor:
+    """By which the mean over all voxels becomes one over the labelled ones."""
+    size = over_replicas(ops.cast(ops.size(labelled), "float32"))
+    return ops.divide_no_nan(size, over_replicas(ops.sum(labelled)))
 
 
 def region_weights(
@@ -563,8 +568,7 @@ def region_weights(
     """
     mask = ops.cast(mask, "int32")
     labelled = ops.cast(ops.min(labelled_regions(mask, logits), axis=-1), "float32")
-    size = ops.cast(ops.size(labelled), "float32")
-    weight = labelled * ops.divide_no_nan(size, ops.sum(labelled))
+    weight = labelled * _for_a_mean_over(labelled)
     if sample_weight is not None:
         weight = weight * expand_weight(ops.cast(sample_weight, "float32"), weight)
     return ops.maximum(mask, 0), weight

@@ -15,7 +15,7 @@ import keras
 import numpy as np
 from keras import ops
 
-from kdcore._kernels import one_kernel
+from kdcore._kernels import one_kernel, over_replicas
 from kdcore.heads import is_marked, looks_like_probabilities
 
 Tensor = Any
@@ -647,7 +647,8 @@ def weighted_mean(values: Tensor, weight: Tensor | None) -> Tensor:
     if weight is None:
         return ops.mean(values)
     weight = expand_weight(ops.cast(weight, values.dtype), values) * ops.ones_like(values)
-    return ops.divide_no_nan(ops.sum(values * weight), ops.sum(weight))
+    total = over_replicas(ops.sum(values * weight))
+    return ops.divide_no_nan(total, over_replicas(ops.sum(weight)))
 
 
 def expand_weight(weight: Tensor, values: Tensor) -> Tensor:
@@ -667,8 +668,8 @@ def expand_weight(weight: Tensor, values: Tensor) -> Tensor:
 
 
 def sum_per_class(x: Tensor) -> Tensor:
-    """(B, ..., C) -> (C,)."""
-    return ops.sum(x, axis=tuple(range(len(x.shape) - 1)))
+    """(B, ..., C) -> (C,), over the whole batch, however many replicas share it."""
+    return over_replicas(ops.sum(x, axis=tuple(range(len(x.shape) - 1))))
 
 
 def dice_per_class(y: Tensor, p: Tensor, sample_weight: Tensor | None) -> Tensor:
@@ -676,7 +677,7 @@ def dice_per_class(y: Tensor, p: Tensor, sample_weight: Tensor | None) -> Tensor
     error, size = ops.square(y - p), ops.square(y) + ops.square(p)
     if sample_weight is not None:
         weight = expand_weight(ops.cast(sample_weight, y.dtype), y[..., 0])[..., None]
-        weight = ops.divide_no_nan(weight, ops.max(weight))  # a ratio knows no scale
+        weight = ops.divide_no_nan(weight, over_replicas(ops.max(weight)))  # knows no scale
         error, size = error * weight, size * weight
     return sum_per_class(error) / (sum_per_class(size) + _EPSILON)
 
