@@ -11,6 +11,7 @@ import subprocess
 import sys
 import threading
 import time
+from contextlib import contextmanager
 from pathlib import Path
 
 import keras
@@ -145,6 +146,37 @@ def test_a_killed_worker_loses_nothing(cluster, cases, expected, tmp_path):
     assert files(tmp_path / "soft") == expected
     counts = {name: len(asked) for name, asked in teacher.asked().items()}
     assert counts == {case.case_id: 1 for case in cases} | {"case_002": 2}
+
+
+@contextmanager
+def small_disk(folder, size):
+    """A file system of so many bytes; `grow(size)` makes it larger."""
+    folder.mkdir()
+
+    def mount(*options):
+        command = ["mount", "-t", "tmpfs", "-o", *options, "tmpfs", str(folder)]
+        return subprocess.run(command, capture_output=True).returncode == 0
+
+    if os.name == "nt" or os.geteuid() != 0 or not mount(f"size={size}"):
+        pytest.skip("needs the right to mount a small file system")
+    try:
+        yield lambda larger: mount(f"remount,size={larger}")
+    finally:
+        subprocess.run(["umount", "-l", str(folder)], check=True)
+
+
+def test_a_full_disk_then_room_again(cluster, cases, expected, tmp_path):
+    teacher, place = Teacher(tmp_path), tmp_path / "disk"
+    with small_disk(place, sum(map(len, expected.values())) // 2) as grow:
+        with pytest.raises(OSError, match="was not written"):
+            kdcore.SoftTargets.write(teacher, cases, place / "soft", ray=cluster.address)
+        kept = {path.stem for path in (place / "soft").glob("*.json")} & set(teacher.asked())
+        assert 0 < len(kept) < len(cases)
+        assert grow("10m")
+        kdcore.SoftTargets.write(teacher, cases, place / "soft", ray=cluster.address)
+        assert files(place / "soft") == expected
+    asked = {name: len(machines) for name, machines in teacher.asked().items()}
+    assert all(asked[name] == 1 for name in kept), "what was written is not done again"
 
 
 def test_a_case_that_kills_every_worker_is_named(cluster, cases, expected, tmp_path):
