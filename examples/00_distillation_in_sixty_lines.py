@@ -158,8 +158,8 @@ print(f"teacher: {mean_dice(teacher, *validation):.3f} Dice on validation images
 #
 # The **temperature** $T$ divides both logits before softmax. Above 1 it makes the probabilities
 # softer, so that it shows better what the teacher holds for possible; $T^2$ makes up for the
-# gradients, which get smaller by as much. **Alpha** weighs the soft part: 0 is training without
-# teacher, 1 without labels.
+# gradients, which at a high $T$ get smaller by as much. **Alpha** weighs the soft part: 0 is
+# training without teacher, 1 without labels.
 #
 # Keras hands a loss one array of targets. Ours has three channels: the label, −1 where there is
 # none, and the teacher's two logits.

@@ -9,7 +9,7 @@
 # **You will learn** how scans become batches, how a segmentation network is trained in Keras,
 # and how it is evaluated on whole scans.
 #
-# About 3 minutes on 2 CPU cores.
+# 3 to 7 minutes on 2 CPU cores.
 
 # %%
 import keras

@@ -7,7 +7,7 @@
 #
 # **You will learn** what is kept, what it weighs, and where a teacher says more than a label.
 #
-# Under a minute on 2 CPU cores.
+# 1 to 4 minutes on 2 CPU cores.
 
 # %%
 import keras

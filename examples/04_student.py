@@ -13,7 +13,7 @@
 # **You will learn** what a batch of labelled and unlabelled slices looks like, what the two
 # parts of the loss do, and that `Distiller` is a Keras model.
 #
-# About 3 minutes on 2 CPU cores.
+# 3 to 8 minutes on 2 CPU cores.
 
 # %%
 import keras

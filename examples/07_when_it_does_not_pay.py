@@ -1,14 +1,14 @@
 # %% [markdown]
-# # 7 · When it does not pay: predicted, failed, diagnosed, mended
+# # 7 · When it does not pay: predicted, tried, diagnosed
 #
 # In examples 1 to 5 the teacher saw what the student could not. Here both see the same images,
 # and the student is merely smaller. Distillation is known for exactly this, and with few labels
-# and a short training it is easily lost.
+# its gain is easily one of the training's length.
 #
 # **You will learn** how to predict whether a teacher can help, how to see that a student does
 # not imitate, and what to change first.
 #
-# About 9 minutes on 2 CPU cores after examples 1 to 3.
+# 9 to 20 minutes on 2 CPU cores after examples 1 to 3.
 
 # %%
 import keras
@@ -35,9 +35,10 @@ shape = (*size.shape, len(cases[0].sequences))  # all sequences, as the teacher
 #
 # A teacher can add what it knows and the student cannot learn from the labels alone. The most
 # it can add is the distance between teacher and baseline, and a student gets a part of it. So
-# the first thing to measure is that distance, on validation scans.
+# the first thing to look at is that distance, on validation scans: in the table below, the
+# teacher's row.
 #
-# ## Failed, and mended
+# ## Tried, at two lengths
 #
 # Four trainings with the same start: student and baseline for the usual number of steps at a
 # high rate, and both for twice the steps at half the rate. Whatever the student is given, the
@@ -86,6 +87,10 @@ print(tables.summary(table, parameters))
 
 # %% [markdown]
 # ## Diagnosed
+#
+# All differences are from the first baseline. Compare trainings of one length: student with
+# baseline, longer student with longer baseline. What the longer pair still differs by is due to
+# the teacher; what else the short student gained, the baseline gets by training on.
 #
 # Did the student learn what the teacher says? Look at *training* scans: there the teacher's
 # answers were in front of it. An agreement of 1 would be a perfect copy. Where it is low, the

@@ -52,8 +52,8 @@ def kd_loss(
     """T² · mean over voxels of KL( softmax(z_t / T) ‖ softmax(z_s / T) ), in nats.
 
     With one channel the network is Bernoulli and the divergence is taken between
-    sigmoid(z_t / T) and sigmoid(z_s / T). T² keeps the size of the gradient comparable
-    across temperatures.
+    sigmoid(z_t / T) and sigmoid(z_s / T). Once T is large against the logits, T² keeps the
+    gradient at one size.
 
     Args:
         teacher_logits: `(B, ..., C)`, before softmax or sigmoid. Log-probabilities

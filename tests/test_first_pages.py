@@ -12,6 +12,8 @@ import numpy as np
 import pytest
 from conftest import make_case, write_nifti
 
+import kdcore
+
 ROOT = Path(__file__).parent.parent
 QUICKSTART = (ROOT / "docs" / "quickstart.md").read_text("utf-8")
 SCRATCH = (ROOT / "docs" / "from-scratch.md").read_text("utf-8")
@@ -31,6 +33,7 @@ SMALLER = {
     '"num_batches": 100': '"num_batches": 1',
     '"foreground_share": 0.66': '"foreground_share": None',  # after one step there is none
     "fit(batches(labelled), epochs=10)": "fit(batches(labelled), epochs=1)",
+    "fit(batches(labelled), epochs=15)": "fit(batches(labelled), epochs=1)",
     "fit(taught, epochs=15)": "fit(taught, epochs=1)",
     "adam(10)": "adam(1)",
     "adam(15)": "adam(1)",
@@ -65,7 +68,7 @@ def test_the_quickstart_runs(tmp_path, monkeypatch, capsys):
     """At a smaller size: fewer cases, filters and steps, otherwise as it stands."""
     monkeypatch.chdir(tmp_path)
     write_scans(tmp_path / "scans")
-    built_in, comparison, own, new = map(smaller, blocks(QUICKSTART))
+    built_in, comparison, own, new, baseline = map(smaller, blocks(QUICKSTART))
     scope: dict = {}
     exec(built_in, scope)
     assert len(scope["scores"]) == 2 and scope["student"].input_shape[-1] == 1
@@ -76,6 +79,8 @@ def test_the_quickstart_runs(tmp_path, monkeypatch, capsys):
     scope = {}
     exec(own, scope)
     exec(new, scope)
+    exec(baseline, scope)
+    assert "baseline: " in capsys.readouterr().out
     assert len(scope["unlabelled"]) == 2, "one is left, one has no mask"
     assert (tmp_path / "student.keras").exists() and (tmp_path / "cleo_mask.nii.gz").exists()
 
@@ -101,6 +106,20 @@ def test_the_step_in_keras_is_the_distillers(capsys):
     assert any(not np.allclose(a, b) for a, b in zip(before, after, strict=True))
     exec(ours, scope)  # it asserts that loss and weights are equal
     assert capsys.readouterr().out == f"loss {scope['loss']:.4f}\n"
+
+
+@pytest.mark.skipif("tensorflow" not in sys.modules, reason="its step is TensorFlow's")
+def test_the_losses_of_one_channel_are_those_of_kdcore():
+    scope: dict = {}
+    exec(blocks(SCRATCH, "Keras")[0], scope)
+    (one_channel,) = [code for code in blocks(SCRATCH) if "log_sigmoid" in code]
+    exec(one_channel, scope)
+    rng = np.random.default_rng(0)
+    v, z = (rng.normal(0, 3, (2, 4, 4, 1)).astype(np.float32) for _ in range(2))
+    labels = rng.integers(-1, 2, (2, 4, 4))
+    soft, hard = scope["soft_loss"](v, z), scope["hard_loss"](labels, z)
+    assert float(soft) == pytest.approx(float(kdcore.kd_loss(v, z, 2.0)), rel=1e-5)
+    assert float(hard) == pytest.approx(float(kdcore.cross_entropy(labels, z)), rel=1e-5)
 
 
 @pytest.mark.job

@@ -129,6 +129,9 @@ def test_evaluate_restacks_slices_to_3d(cases):
             assert entry[label]["surface_dice_1mm"] == approx(1)
             assert entry[label]["hd95_mm"] == approx(0, abs=1e-6)
         assert set(entry) == {"1", "2"}
+    for case in seen:  # a voxel has 1 mm³
+        ones = (case.mask == 1).sum()
+        assert results[case.case_id]["1"]["volume_ml"] == approx(ones / 1000) and ones
     scores, beliefs = evaluate_with_calibration(perfect(), seen, normalization=None)
     assert scores == results and mean_dice(scores) == 1.0
     assert all(case["ece"] < 0.01 for case in beliefs.values())

@@ -26,7 +26,7 @@ from kdcore.evaluation import (
     write_results,
     write_table,
 )
-from kdcore.evaluation.scores import ABOUT, COLUMNS, by_seed, false_finds
+from kdcore.evaluation.scores import ABOUT, COLUMNS, by_seed, false_finds, false_volume
 
 DOCS = Path(__file__).parents[1] / "docs" / "results"
 PUBLISHED = json.loads((Path(__file__).parent / "published_numbers.json").read_text())
@@ -133,6 +133,17 @@ def test_the_nested_form_there_and_back():
     pd.testing.assert_frame_equal(one, other)
 
 
+def test_volumes_of_false_finds_are_averaged_over_all_runs():
+    """Nothing in one run, 3 ml in the other; 5 ml where the label is there do not count."""
+    table = pd.concat(
+        [
+            table_of({"y": {"1": {"volume_ml": v}}, "x": {"1": {"volume_ml": 5.0}}}, seed=seed)
+            for seed, v in enumerate((0.0, 3.0))
+        ]
+    )
+    assert false_volume(table, {"1": ["y"]}, "", "1") == approx(1.5)
+
+
 def test_what_a_reference_lacks_is_a_false_find_and_no_dice():
     """Label 2 is not in y: the baseline finds it in its run, the student in one of two."""
 
@@ -150,6 +161,7 @@ def test_what_a_reference_lacks_is_a_false_find_and_no_dice():
     absent = {"1": [], "2": ["y"]}
     assert false_finds(table, absent, "baseline", "2") == (1, 1)
     assert false_finds(table, absent, "student", "2") == (1, 2)
+    assert np.isnan(false_volume(table, absent, "student", "2")), "nobody measured it"
     rest = where_present(table.reset_index(drop=True), absent)
     compared = kdcore.compare(rest, "student", "baseline", label="2")
     assert compared["cases"] == 1 and compared["difference"] == approx(0.6 - 0.4)

@@ -272,6 +272,7 @@ def test_a_whole_case_of_an_extreme_kind(kind):
     case = kdcore.Case("a", mask[..., None] + 1.0, mask, (1, 1, 1))
     right = evaluate_case(case, np.eye(2)[mask])["1"]
     wrong = evaluate_case(case, np.eye(2)[1 - mask])["1"]
+    assert right.pop("volume_ml") == approx(mask.sum() / 1000)
     if kind == "empty":
         assert np.isnan(list(right.values())).all()
     else:

@@ -169,9 +169,9 @@ def evaluate(
         part: "test" or "validation".
 
     Returns:
-        `[case_id][label]` with `dice`, `surface_dice_1mm` and `hd95_mm` for each
-        foreground label ("1", "2", ...) and each region; of cases with `regions`, which overlap,
-        for each of these.
+        `[case_id][label]` with `dice`, `surface_dice_1mm`, `hd95_mm` and `volume_ml`, what the
+        network found, for each foreground label ("1", "2", ...) and each region; of cases with
+        `regions`, which overlap, for each of these.
 
     Raises:
         ValueError: If a case has no mask, or a region's name or labels are impossible.
@@ -185,7 +185,7 @@ def evaluate(
         >>> list(scores[cases[0].case_id])
         ['1', '2', 'whole tumour']
         >>> sorted(scores[cases[0].case_id]["1"])
-        ['dice', 'hd95_mm', 'surface_dice_1mm']
+        ['dice', 'hd95_mm', 'surface_dice_1mm', 'volume_ml']
     """
     return evaluate_with_calibration(
         model,
@@ -299,13 +299,15 @@ def evaluate_case(
 
 
 def _scores_of(case: Case, reference: np.ndarray, prediction: np.ndarray) -> dict[str, float]:
-    surface_dice, hd95 = float("nan"), float("nan")
+    surface_dice, hd95, volume = float("nan"), float("nan"), float("nan")
     if case.has_spacing:
         surface_dice, hd95 = surface_distances(reference, prediction, 1, case.spacing_mm)
+        volume = float(prediction.sum() * np.prod(case.spacing_mm) / 1000)
     return {
         "dice": dice(reference, prediction, 1),
         "surface_dice_1mm": surface_dice,
         "hd95_mm": hd95,
+        "volume_ml": volume,
     }
 
 

@@ -4,7 +4,8 @@
 |---|---|
 | `study`, `arm`, `seed` | what was tried, how a network was trained, and with which luck |
 | `case`, `label` | of which scan; a label, a region, or "all" where a number is of all voxels |
-| `metric`, `value` | "dice", "surface_dice_1mm", "hd95_mm"; "ece", "brier", "nll", "agreement" |
+| `metric`, `value` | "dice", "surface_dice_1mm", "hd95_mm", "volume_ml"; "ece", "brier", "nll", \
+"agreement" |
 
 An undefined number is NaN, an empty field in a file. Several tables are put together with
 `pandas.concat`. Beside a study's table lies a small JSON file: data, split, settings, versions,
@@ -37,7 +38,7 @@ ALL = "all"
 MEAN = "mean"
 """Pseudo-label: the mean over a case's foreground labels, regions left out."""
 _MOST = {"dice": 1, "surface_dice_1mm": 1, "ece": 1, "agreement": 1, "brier": 2}
-_WHOLE = {"surface_dice_1mm", "hd95_mm", "nll", *_MOST}
+_WHOLE = {"surface_dice_1mm", "hd95_mm", "volume_ml", "nll", *_MOST}
 _OF_A_CASE = ("calibration", "agreement")
 
 Table: TypeAlias = pd.DataFrame
@@ -227,6 +228,12 @@ def false_finds(
     of_arm = table[(table["arm"] == arm) & (table["metric"] == "dice")]
     values = of_arm["value"][_lacks(of_arm, {label: absent[label]})]
     return int(values.notna().sum()), len(values)
+
+
+def false_volume(table: Table, absent: Mapping[str, Iterable[str]], arm: str, label: str) -> float:
+    """Mean volume of such finds over all those runs, in ml; NaN where it was not measured."""
+    of_arm = table[(table["arm"] == arm) & (table["metric"] == "volume_ml")]
+    return float(of_arm["value"][_lacks(of_arm, {label: absent[label]})].mean())
 
 
 def _lacks(table: Table, absent: Mapping[str, Iterable[str]]) -> pd.Series:

@@ -27,7 +27,7 @@ from kdcore.evaluation.metrics import (
     evaluate_with_calibration,
     mean_dice,
 )
-from kdcore.evaluation.scores import false_finds, table_of
+from kdcore.evaluation.scores import false_finds, false_volume, table_of
 from kdcore.losses import (
     DiceCrossEntropy,
     channel_wise_loss,
@@ -258,7 +258,10 @@ class Experiment:
         extra["validation_dice"] = mean_dice(chosen_on, absent)
         table = table_of(chosen_on, arm=run.arm)
         extra["validation_false_finds"] = {
-            label: false_finds(table, absent, run.arm, label)
+            label: (
+                *false_finds(table, absent, run.arm, label),
+                false_volume(table, absent, run.arm, label),
+            )
             for label, lack in absent.items()
             if lack
         }

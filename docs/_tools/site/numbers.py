@@ -5,6 +5,7 @@ A page writes `{$ dice("hippocampus-quick", "student") $}` where a number is to 
 with a message that names the page.
 """
 
+import math
 import os
 import posixpath
 import sys
@@ -63,6 +64,7 @@ from studies import (  # noqa: E402
     spread_of_temperature,
     study,
     validation,
+    volume_of_finds,
 )
 
 from kdcore._files import read_json  # noqa: E402
@@ -189,13 +191,16 @@ def beliefs(name: str) -> str:
 
 
 def finds(name: str) -> str:
-    """A table: in how many runs each arm found what the reference lacks."""
+    """A table: in how many runs each arm found what the reference lacks, and how much of it."""
     s, called = study(name), names(name)
     labels = [label for label, cases in s["absent"].items() if cases]
-    rows = [
-        [arm, *("{} of {}".format(*false_finds(name, arm, label)) for label in labels)]
-        for arm in s["arms"]
-    ]
+
+    def found(arm: str, label: str) -> str:
+        runs = "{} of {}".format(*false_finds(name, arm, label))
+        volume = volume_of_finds(name, arm, label)
+        return runs if math.isnan(volume) else f"{runs}, {volume:.1f} ml"
+
+    rows = [[arm, *(found(arm, label) for label in labels)] for arm in s["arms"]]
     return tables.markdown(["arm", *(called[label] for label in labels)], rows)
 
 

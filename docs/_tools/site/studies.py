@@ -138,6 +138,11 @@ def false_finds(name: str, arm: str, label: str) -> tuple[int, int]:
     return long_table.false_finds(scores(name), study(name)["absent"], arm, label)
 
 
+def volume_of_finds(name: str, arm: str, label: str) -> float:
+    """The mean volume of them in ml; NaN where it was not measured."""
+    return long_table.false_volume(scores(name), study(name)["absent"], arm, label)
+
+
 def finds_of(name: str, arm: str, label: str) -> int:
     """In how many runs over subjects without a label a network found it."""
     return false_finds(name, arm, label)[0]
