@@ -206,7 +206,8 @@ def site_tests(session: nox.Session) -> None:
 @nox.session
 def torture(session: nox.Session) -> None:
     """Kill, corrupt, crowd and wear out what the library does. `-- --short` for a minute of it."""
-    install(session, "tensorflow", "figures", "export", groups=("test",))
+    ray = [] if "--short" in session.posargs else ["ray"]
+    install(session, "tensorflow", "figures", "export", *ray, groups=("test",))
     session.run("python", "tests/torture/run.py", *session.posargs, env=QUIET)
 
 

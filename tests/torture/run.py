@@ -20,7 +20,7 @@ from typing import Any
 ROOT = Path(__file__).parents[2]
 sys.path[:0] = [str(ROOT), str(ROOT / "tests")]
 
-PARTS = ("kills", "long_run", "corruption", "two_at_once")
+PARTS = ("kills", "long_run", "corruption", "two_at_once", "cluster")
 # One thread each: a process with threads must not fork, and two parts run side by side.
 ENVIRONMENT = {
     **{f"{name}_NUM_THREADS": "1" for name in ("OMP", "OPENBLAS", "MKL")},
