@@ -12,7 +12,6 @@ import pytest
 
 import kdcore
 
-pytestmark = pytest.mark.job
 EXAMPLE = Path(__file__).parent.parent / "examples" / "00_distillation_in_sixty_lines.py"
 
 
@@ -32,6 +31,7 @@ def smoke():
         return run()
 
 
+@pytest.mark.job
 def test_it_prints_the_table(smoke):
     printed, names = smoke
     for arm, network in names["networks"].items():
@@ -41,6 +41,7 @@ def test_it_prints_the_table(smoke):
     assert all(0 <= value <= 1 for value in names["dice"].values())
 
 
+@pytest.mark.job
 def test_its_figure_says_what_it_shows(smoke):
     assert len(smoke[1]["figure"].get_label()) > 20
 
@@ -55,6 +56,7 @@ def test_it_needs_keras_numpy_and_matplotlib_only():
     assert imported == {"os", "keras", "matplotlib", "numpy"}
 
 
+@pytest.mark.job
 def test_kdcore_does_the_same(smoke):
     """Same weights at the start, batches and optimizer: the same losses and weights."""
     names = smoke[1]
