@@ -3,6 +3,8 @@
 import subprocess
 import sys
 
+import pytest
+
 import kdcore
 
 
@@ -11,6 +13,7 @@ def test_everything_public_is_documented():
         assert getattr(kdcore, name).__doc__, name
 
 
+@pytest.mark.job
 def test_import_is_light():
     # `import kdcore` is to cost `import keras` plus little: these are imported when used.
     # (Keras itself takes matplotlib and, since nilearn brings it, scikit-learn.)

@@ -92,6 +92,7 @@ def test_every_network_is_loaded_in_safe_mode():
     assert all(options.get("safe_mode") is True for _, options in found), found
 
 
+@pytest.mark.job
 def test_nothing_is_unpickled(tmp_path):
     found = [*calls("load"), *calls("save")]
     arrays = [options for name, options in found if "allow_pickle" in options]

@@ -56,6 +56,7 @@ def test_the_students_sequence_must_be_the_labelled_one(simulated):
         soft_targets.check_images([renamed], "percentile")
 
 
+@pytest.mark.job
 def test_arms_of_one_seed_start_alike_and_see_the_same_split(simulated):
     student, baseline = (simulated.network(arm) for arm in ("student", "baseline"))
     for a, b in zip(student.get_weights(), baseline.get_weights(), strict=True):

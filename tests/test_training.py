@@ -143,6 +143,7 @@ def test_another_network_or_optimizer_is_refused(tmp_path, other, told):
         kdcore.fit(network(**other), batches(), 4, tmp_path)
 
 
+@pytest.mark.job
 @pytest.mark.parametrize(
     ("other", "told"),
     [
@@ -209,6 +210,7 @@ def test_training_on_held_out_cases_is_refused(tmp_path):
     assert not list(tmp_path.iterdir())
 
 
+@pytest.mark.job
 def test_the_files_hold_no_path_or_user(tmp_path, monkeypatch):
     monkeypatch.setenv("USER", "somebody-secret")
     trained(tmp_path)
@@ -226,6 +228,7 @@ def test_the_rate_rises_and_falls():
 # --- files damaged or changed behind its back ------------------------------------------------
 
 
+@pytest.mark.job
 def test_damaged_and_unfinished_folders_are_named(tmp_path):
     copy_of(interrupted, tmp_path)
     with pytest.raises(TrainingError, match="holds no finished training"):
