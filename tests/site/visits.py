@@ -94,7 +94,7 @@ def settle(page):
     until(page, "[...document.images].every((i) => i.complete || !i.offsetParent)")
 
 
-def until(page, condition, seconds=15):
+def until(page, condition, seconds=40):
     """Waits for it. The policy forbids Playwright's own waiting, which evaluates a text."""
     end = time.monotonic() + seconds
     while not page.evaluate(condition):
