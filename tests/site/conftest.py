@@ -90,17 +90,9 @@ def site_folder(server, site_url, tmp_path_factory):
 
 
 def build(project, folder, *arguments, **environment):
+    command = [sys.executable, "-m", "mkdocs", "build", "--strict", "--site-dir", str(folder)]
     return subprocess.run(
-        [
-            sys.executable,
-            "-m",
-            "mkdocs",
-            "build",
-            "--strict",
-            "--site-dir",
-            str(folder),
-            *arguments,
-        ],
+        [*command, *arguments],
         cwd=project,
         env={**os.environ, "NO_MKDOCS_2_WARNING": "1", "KERAS_BACKEND": "jax", **environment},
         capture_output=True,
