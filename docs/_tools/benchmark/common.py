@@ -21,7 +21,7 @@ import kdcore
 from kdcore._files import digest
 from kdcore.evaluation.tables import markdown
 
-BATCH, CHUNK = 16, 50
+BATCH = 16
 TEMPERATURE, ALPHA, RATE = 2.0, 0.5, 1e-2
 TARGETS = {
     "kd_step_from_disk_over_plain": "≤ 1.05",
@@ -54,6 +54,7 @@ class Size:
     job_steps: int = 600
     seeds: int = 5
     repeats: int = 11
+    chunk: int = 50  # steps that are timed together
     growth: tuple[int, ...] = (100, 1000, 10_000)
     scale: tuple[int, ...] = (100, 1000)
     short: bool = False
@@ -63,10 +64,11 @@ FULL = Size()
 SHORT = Size(
     train_cases=12,
     test_cases=4,
-    teacher_steps=50,
-    job_steps=100,
+    teacher_steps=20,
+    job_steps=40,
     seeds=2,
     repeats=3,
+    chunk=20,
     growth=(20, 40, 80),
     scale=(50, 250),
     short=True,
@@ -99,7 +101,7 @@ class Setting:
         self,
         seed: int = 0,
         soft_targets: Any = None,
-        chunk: int = CHUNK,
+        chunk: int | None = None,
         batch_size: int = BATCH,
     ) -> Any:
         """The same for every method: crops, augmentation, order."""
@@ -109,7 +111,7 @@ class Setting:
             batch_size,
             soft_targets=soft_targets,
             augmentation=kdcore.Augmentation(),
-            num_batches=chunk,
+            num_batches=chunk or self.size.chunk,
             seed=seed,
         )
 

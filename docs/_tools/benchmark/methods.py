@@ -11,7 +11,7 @@ from typing import Any
 
 import keras
 import numpy as np
-from common import ALPHA, CHUNK, TEMPERATURE, Setting, compiled, fit, schedule
+from common import ALPHA, TEMPERATURE, Setting, compiled, fit, schedule
 
 import kdcore
 
@@ -30,7 +30,7 @@ class KerasMethod:
     def wrap(self, setting: Setting) -> keras.Model:
         return self.network
 
-    def run(self, steps: int = CHUNK) -> None:
+    def run(self, steps: int) -> None:
         fit(self.model, self.batches, steps)
 
 
@@ -100,7 +100,7 @@ class PyTorch:
         self.rates = [float(rate(step)) for step in range(steps + 1)]
         self.step = 0
 
-    def run(self, steps: int = CHUNK) -> None:
+    def run(self, steps: int) -> None:
         for _ in range(max(1, steps // self.batches.num_batches)):
             for index in range(self.batches.num_batches):
                 rate = self.rates[min(self.step, len(self.rates) - 1)]

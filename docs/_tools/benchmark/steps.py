@@ -1,19 +1,20 @@
 """Milliseconds a step, in turns: training with and without a teacher, and its parts."""
 
+from functools import partial
 from typing import Any
 
 import keras
 import numpy as np
-from common import BATCH, CHUNK, Setting, compiled, fit, in_turns, row
+from common import BATCH, Setting, compiled, fit, in_turns, row
 from methods import METHODS
 
 from kdcore.evaluation.cost import count_macs
 
 
 def measure(setting: Setting) -> list[dict[str, Any]]:
-    size = setting.size
+    size, chunk = setting.size, setting.size.chunk
     trained = {
-        name: method(setting, 0, 10 * CHUNK)
+        name: method(setting, 0, 10 * chunk)
         for name, method in METHODS.items()
         if not (size.short and name == "torchdistill")
     }
@@ -22,19 +23,19 @@ def measure(setting: Setting) -> list[dict[str, Any]]:
     plain, soft = setting.batches(), trained["kdcore"].batches
 
     def forward() -> None:
-        for _ in range(CHUNK):
+        for _ in range(chunk):
             teacher.predict_on_batch(images)
 
     times = in_turns(
-        {name: method.run for name, method in trained.items()}
+        {name: partial(method.run, chunk) for name, method in trained.items()}
         | {
             "forward": forward,
-            "pipeline": lambda: [plain[i] for i in range(CHUNK)],
-            "soft pipeline": lambda: [soft[i] for i in range(CHUNK)],
+            "pipeline": lambda: [plain[i] for i in range(chunk)],
+            "soft pipeline": lambda: [soft[i] for i in range(chunk)],
         },
         size.repeats,
     )
-    ms = {name: 1000 * values / CHUNK for name, values in times.items()}
+    ms = {name: 1000 * values / chunk for name, values in times.items()}
     base = ms["plain"]
     rows = [row("plain_step", "ms", base)]
     rows += [
@@ -67,13 +68,16 @@ def measure(setting: Setting) -> list[dict[str, Any]]:
 
 def _large_batch(setting: Setting, trained: dict[str, Any]) -> np.ndarray:
     """The prototype's time a slice over ours with 64 slices a step."""
-    batches = setting.batches(chunk=25, batch_size=64)
+    chunk, batches = setting.size.chunk, setting.batches(chunk=25, batch_size=64)
     model = compiled(setting.student(), 1000)
     times = in_turns(
-        {"large": lambda: fit(model, batches, 25), "prototype": trained["prototype"].run},
+        {
+            "large": lambda: fit(model, batches, 25),
+            "prototype": lambda: trained["prototype"].run(chunk),
+        },
         setting.size.repeats,
     )
-    return (times["prototype"] / CHUNK / BATCH) / (times["large"] / 25 / 64)
+    return (times["prototype"] / chunk / BATCH) / (times["large"] / 25 / 64)
 
 
 def _disk(setting: Setting) -> list[dict[str, Any]]:

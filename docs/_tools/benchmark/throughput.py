@@ -5,7 +5,7 @@ import time
 from typing import Any
 
 import numpy as np
-from common import BATCH, CHUNK, Setting, Worker, row, setting_of
+from common import BATCH, Setting, Worker, row, setting_of
 from methods import METHODS
 
 CHUNKS = 8
@@ -20,9 +20,10 @@ def measure(setting: Setting, arguments: list[str]) -> list[dict[str, Any]]:
         for name in ("plain", "kdcore")
     }
     groups = {"prototype": [alone], **pairs}
+    slices = CHUNKS * setting.size.chunk * BATCH
     for _ in range(max(2, setting.size.repeats // 2)):
         for name, workers in groups.items():
-            rates[name].append(_rate(workers))
+            rates[name].append(len(workers) * slices / _seconds(workers))
     for workers in groups.values():
         for worker in workers:
             worker.stop()
@@ -36,13 +37,13 @@ def measure(setting: Setting, arguments: list[str]) -> list[dict[str, Any]]:
     ]
 
 
-def _rate(workers: list[Worker]) -> float:
+def _seconds(workers: list[Worker]) -> float:
     start = time.perf_counter()
     for worker in workers:
         worker.tell("go")
     for worker in workers:
         worker.answer()
-    return len(workers) * CHUNKS * CHUNK * BATCH / (time.perf_counter() - start)
+    return time.perf_counter() - start
 
 
 def _warm(name: str, arguments: list[str], **limits: str) -> Worker:
@@ -55,11 +56,12 @@ def main() -> None:
     """Warm up, then a line in, some steps, a line out."""
     setting = setting_of(sys.argv[2:])
     # One `fit` over many epochs, as in a run.
-    method = METHODS[sys.argv[1]](setting, 0, 10 * CHUNKS * CHUNK)
-    method.run(CHUNK)
+    chunk = setting.size.chunk
+    method = METHODS[sys.argv[1]](setting, 0, 10 * CHUNKS * chunk)
+    method.run(chunk)
     print("{}", flush=True)
     for _ in sys.stdin:
-        method.run(CHUNKS * CHUNK)
+        method.run(CHUNKS * chunk)
         print("{}", flush=True)
 
 
