@@ -8,10 +8,13 @@ import shutil
 import subprocess
 import sys
 import tarfile
+import tempfile
 import threading
 from pathlib import Path
 
 import pytest
+
+from kdcore._files import lock
 
 ROOT = Path(__file__).parents[2]
 SUB_PATH = "/kdcore/"
@@ -67,26 +70,37 @@ class Server(http.server.ThreadingHTTPServer):
         pass
 
 
-@pytest.fixture(scope="session")
-def server():
-    with Server(("127.0.0.1", 0), Handler) as server:
-        threading.Thread(target=server.serve_forever, daemon=True).start()
-        yield server
-        server.shutdown()
+def pytest_configure(config):
+    """One server and one built site for all workers of pytest-xdist, in the process above them."""
+    if hasattr(config, "workerinput"):
+        return
+    folder = tempfile.TemporaryDirectory()
+    Handler.folder = Path(folder.name) / "site"
+    server = Server(("127.0.0.1", 0), Handler)
+    threading.Thread(target=server.serve_forever, daemon=True).start()
+    os.environ["SITE_TESTS_FOLDER"] = str(Handler.folder)
+    os.environ["SITE_TESTS_URL"] = f"http://127.0.0.1:{server.server_port}{SUB_PATH}"
+    config.add_cleanup(folder.cleanup)
+    config.add_cleanup(server.server_close)
+    config.add_cleanup(server.shutdown)
 
 
 @pytest.fixture(scope="session")
-def site_url(server):
-    return f"http://127.0.0.1:{server.server_port}{SUB_PATH}"
+def site_url():
+    return os.environ["SITE_TESTS_URL"]
 
 
 @pytest.fixture(scope="session")
-def site_folder(server, site_url, tmp_path_factory):
+def site_folder(site_url):
     """Built for the address it is served at, without which there is no instant navigation."""
-    Handler.folder = tmp_path_factory.mktemp("built") / "site"
-    built = build(ROOT, Handler.folder, SITE_URL=site_url)
-    assert built.returncode == 0, built.stderr
-    return Handler.folder
+    folder = Path(os.environ["SITE_TESTS_FOLDER"])
+    with lock(folder):
+        if not folder.exists():
+            built = build(ROOT, folder, SITE_URL=site_url)
+            if built.returncode != 0:
+                shutil.rmtree(folder, ignore_errors=True)
+            assert built.returncode == 0, built.stderr
+    return folder
 
 
 def build(project, folder, *arguments, **environment):
