@@ -1,8 +1,9 @@
 """How kdcore is built, in numbers: `python docs/_tools/structure.py [--against REV]`.
 
 Prints a Markdown table of the working tree, and beside it that of another commit. Lines are all
-lines of a file; an arrow is a module that imports another; a module's floor is the longest chain
-of imports below it, and modules that import each other in a circle share one.
+lines of a file; code is what is left without docstrings, comments and empty lines. An arrow is a
+module that imports another; a module's floor is the longest chain of imports below it, and
+modules that import each other in a circle share one.
 """
 
 import argparse
@@ -62,12 +63,14 @@ def measures(trees: Trees) -> dict[str, str]:
     floors, circles = floors_of(arrows)
     lines = {path: len(text.splitlines()) for path, (_, text) in library.items()}
     functions = [length for tree, _ in library.values() for length in lengths(tree)]
+    core = [path for path in library if path.count("/") == 1]
     raises = sum(isinstance(n, ast.Raise) for tree, _ in library.values() for n in ast.walk(tree))
     calling, code = helper_lines(examples)
     return {
         "modules": str(sum(not path.endswith("__init__.py") for path in library)),
         "lines of kdcore": f"{sum(lines.values()):,}",
-        "lines of the core": f"{sum(n for path, n in lines.items() if path.count('/') == 1):,}",
+        "lines of the core": f"{sum(lines[path] for path in core):,}",
+        "… of it code": f"{sum(map(code_lines, (library[path] for path in core))):,}",
         "floors": str(max(floors.values()) + 1),
         "arrows": str(sum(map(len, arrows.values()))),
         "circles": ", ".join(" ↔ ".join(circle) for circle in circles) or "none",
@@ -76,6 +79,20 @@ def measures(trees: Trees) -> dict[str, str]:
         "lines of code in the examples": str(code),
         "… that call a helper": f"{100 * calling / max(code, 1):.0f} %",
     }
+
+
+def code_lines(source: tuple[ast.Module, str]) -> int:
+    tree, text = source
+    told = {
+        line
+        for node in ast.walk(tree)
+        if isinstance(node, ast.Expr) and isinstance(node.value, ast.Constant)
+        for line in range(node.lineno, (node.end_lineno or node.lineno) + 1)
+    }
+    lines = text.splitlines()
+    return sum(
+        n not in told and line.split("#")[0].strip() != "" for n, line in enumerate(lines, 1)
+    )
 
 
 def imports(library: Trees) -> dict[str, set[str]]:
