@@ -162,7 +162,8 @@ print(f"teacher: {mean_dice(teacher, *validation):.3f} Dice on validation images
 # training without teacher, 1 without labels.
 #
 # Keras hands a loss one array of targets. Ours has three channels: the label, −1 where there is
-# none, and the teacher's two logits.
+# none, and the teacher's two logits. It is written for two classes; [From
+# scratch](../from-scratch.md) has it for any number.
 
 # %%
 TEMPERATURE = 2.0

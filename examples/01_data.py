@@ -38,8 +38,9 @@ print(settings)
 # ## Cases
 #
 # A `Case` is one scan: image `(D, H, W, sequences)`, mask `(D, H, W)`, voxel size in mm. For
-# simulated scans this is `kdcore.simulate_cases(240, seed=0)`, for real ones `kdcore.read_msd`,
-# `read_acdc`, `read_lgg` or `read_brats`.
+# simulated scans `settings.read_cases` calls `kdcore.simulate_cases(240, seed=0,
+# simulation=kdcore.Simulation(spacing_mm=3.0))`, for real ones `kdcore.read_msd`,
+# `kdcore.read_brats`, `kdcore.data.read_acdc` or `kdcore.data.read_lgg`.
 
 # %%
 cases = settings.read_cases()
@@ -56,7 +57,8 @@ for label, name in settings.labels.items():
 #
 # By case, never by slice: neighbouring slices are almost the same picture. A few scans
 # have labels; of the other training scans we use the images only. Validation scans
-# choose settings, test scans are looked at once, in example 5. `settings.split` is
+# choose settings, test scans are looked at once, in example 5. (Shares and largest voxels on this
+# page are of all scans; nothing is chosen by them.) `settings.split` is
 #
 # ```python
 # kdcore.split_cases(
@@ -116,7 +118,7 @@ except kdcore.LeakageError as error:
 # %% [markdown]
 # The farther the maxima lie apart, the darker it leaves the scans. Each panel shows one
 # scan's middle slice on the scale 0 … 1: above with one range for all, below by the
-# percentiles of each scan, which is what all examples use from here on.
+# percentiles of each scan, as in all examples from here on but the appendix.
 
 # %%
 order = np.argsort([c.image[..., 0].max() for c in training])

@@ -45,7 +45,9 @@ print(f"{len(soft_targets)} scans, {size / 1e6:.1f} MB of float16 log-probabilit
 # Far from every border the teacher is sure, and a soft target says no more than a label.
 # Along the surface, and where one label turns into the other, it doubts: that is what a
 # label cannot say. The *temperature* T divides the logits before the softmax; a higher one
-# makes small probabilities count.
+# makes small probabilities count, and a very high one leaves no voxel sure, background included.
+# (Log-probabilities do as well as logits here. They differ by one constant a voxel, which a softmax
+# does not see.)
 
 # %%
 case = max(split.take(cases, "labelled"), key=lambda c: (c.mask > 0).sum())

@@ -44,6 +44,9 @@ print(size)
 # Most slices of a brain show no tumour. `foreground_share` has two thirds of the samples show
 # some, by the mask, or where there is none by the teacher's map. Without it the student sees too
 # little of what it is to imitate.
+#
+# Augmentation moves image, mask and map together. Between voxels it interpolates log-probabilities,
+# so in the picture below borders look a little surer than the teacher is.
 
 # %%
 batches = kdcore.Batches(
@@ -83,8 +86,8 @@ plt.show()
 # ## Distillation
 #
 # `Distiller` wraps the student. `temperature` softens both outputs, `alpha` weighs the teacher's
-# part. Only the student learns, and `fit` returns it: the teacher is left behind. The callback
-# keeps the student of every epoch, to be looked at below.
+# part. No teacher is passed: its maps come with every batch. `kdcore.fit` returns the student. The
+# callback keeps the student of every epoch, to be looked at below.
 
 # %%
 keras.utils.set_random_seed(settings.seed)
@@ -164,8 +167,9 @@ print(f"student: {folder / 'network.keras'}")
 #
 # </details>
 #
-# 3. Try it: `Distiller(student, teacher)` without soft targets runs the teacher along. What does it
-#    cost, and what can it do that files cannot?
+# 3. `Distiller(student, teacher)` without soft targets runs the teacher along. What does it cost,
+#    and what can it do that files cannot? (To try it, take data where both see the same image,
+#    `--data acdc`, and another `folder`: a teacher of four sequences cannot run on a batch of T1.)
 #
 # <details><summary>Solution</summary>
 #

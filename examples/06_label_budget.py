@@ -110,7 +110,7 @@ print(f"figures: {settings.figures}")
 #
 # <details><summary>Solution</summary>
 #
-# Leave the unlabelled scans out of example 4's `training`. In the [results](../results/index.md)
+# Leave the unlabelled scans out of example 4's `training`, and give `fit` another `folder`. In the [results](../results/index.md)
 # this is the arm `student-labelled`; it stands between baseline and student or below both.
 #
 # </details>
@@ -120,6 +120,7 @@ print(f"figures: {settings.figures}")
 # <details><summary>Solution</summary>
 #
 # A horizontal line through the student's first point meets the baseline's curve there. With two
-# points the curve is a guess: run examples 1 to 5 with `--labelled 20` and look again.
+# points the curve is a guess: run examples 1 to 5 with `--labelled 20 --runs runs-20` and look
+# again.
 #
 # </details>

@@ -1,7 +1,7 @@
 # %% [markdown]
 # # 7 · When it does not pay: predicted, tried, diagnosed
 #
-# In examples 1 to 5 the teacher saw what the student could not. Here both see the same images,
+# In the default job the teacher sees what the student cannot. Here both see the same images,
 # and the student is merely smaller. Distillation is known for exactly this, and with few labels
 # its gain is easily one of the training's length.
 #
@@ -42,7 +42,8 @@ shape = (*size.shape, len(cases[0].sequences))  # all sequences, as the teacher
 #
 # Four trainings with the same start: student and baseline for the usual number of steps at a
 # high rate, and both for twice the steps at half the rate. Whatever the student is given, the
-# baseline gets, too.
+# baseline gets, too. Neither looks for foreground, which example 4 does: this is the case as it was
+# first tried.
 
 # %%
 plans = {
@@ -143,7 +144,7 @@ plt.show()
 #
 # <details><summary>Solution</summary>
 #
-# These are hard pseudo-labels. In many tasks little is lost, and a method must be compared with
+# These are hard pseudo-labels, `Distiller(..., soft_loss=kdcore.pseudo_label_loss)`. In many tasks little is lost, and a method must be compared with
 # them before one says that softness helped.
 #
 # </details>

@@ -20,11 +20,14 @@ class Batches(keras.utils.PyDataset):
 
     Each is `(x, y)`: x `(B, *shape, S)` float32, y the int32 mask `(B, *shape)`, or with soft
     targets `{"mask": ..., "soft_targets": (B, *shape, C)}`. Of cases with `regions` the mask is
-    `(B, *shape, R)`.
+    `(B, *shape, R)`. With `class_weight` it is `(x, y, weights)`. Soft targets are
+    log-probabilities; where augmentation has moved them, up to a constant a voxel, which a softmax
+    does not see.
 
     Image, mask and soft target are always cut, padded and moved together. What a batch
     holds depends on `(seed, epoch, index)` alone, so training can go on after an
-    interrupt with the very batches it would have seen.
+    interrupt with the very batches it would have seen. A second `fit` goes on with the next
+    epochs; `batches.epoch = 0` begins anew.
 
     Args:
         cases: Cases; those with `mask=None` are unlabelled and get a mask of −1.
@@ -232,6 +235,11 @@ class Batches(keras.utils.PyDataset):
             raise ValueError(
                 f"labelled_share={labelled_share} of batch_size={self.batch_size} is no sample at "
                 "all. Raise one of them."
+            )
+        if labelled_share < 1 and count == self.batch_size:
+            raise ValueError(
+                f"labelled_share={labelled_share} of batch_size={self.batch_size} leaves no sample "
+                "to the unlabelled cases. Raise batch_size, or lower labelled_share."
             )
         pools = [(samples[labelled], count), (samples[~labelled], self.batch_size - count)]
         return [(pool, count) for pool, count in pools if count]

@@ -25,6 +25,7 @@ from kdcore.losses import (
     check_region_labels,
     check_temperature,
     cross_entropy,
+    dice_binary_cross_entropy,
     dice_cross_entropy,
     expand_weight,
     labelled_regions,
@@ -39,6 +40,10 @@ from kdcore.unet import check_sizes, size_multiple
 _NO_TEACHER = (
     "There is no teacher and y brings no soft targets. Pass "
     '`teacher=` to Distiller, or y = {"mask": ..., "soft_targets": ...}.'
+)
+_TWO_TEACHERS = (
+    "There is a teacher, and y brings soft targets: only one of them can be imitated. Leave out "
+    "`teacher=` of Distiller, or the soft targets (`soft_targets=` of Batches)."
 )
 
 
@@ -62,17 +67,16 @@ class Distiller(keras.Model):
     regularizers) and metrics; the teacher is not run. Keras' own metrics that should leave
     voxels without a label out belong into `weighted_metrics`. `predict` is the student's.
 
-    On several devices of JAX (`keras.distribution.DataParallel`) every loss gives the update of
-    one device. Under several replicas of TensorFlow (`tf.distribute.MirroredStrategy`) losses
-    that are voxel means (`kd_loss`, cross-entropy) do; regional ones (soft Dice, channel-wise)
-    are computed on each replica's own part of the batch and averaged.
+    On several devices of JAX (`keras.distribution.DataParallel`), and under several replicas of
+    TensorFlow (`tf.distribute.MirroredStrategy`), kdcore's losses are those of the whole batch.
+    Only batch normalization and hints see each replica's part by itself.
 
     Args:
         student: Model with raw logits `(B, ..., C)` as output; `distiller.student` is
             this very model, so save or export that one.
         teacher: Model, or several (their mean probability is the soft target). Frozen by
-            setting `trainable = False`, always run in inference mode. Not needed if `y`
-            brings soft targets.
+            setting `trainable = False`, always run in inference mode. Where `y` brings soft
+            targets they are used, and a teacher is for hints alone.
         temperature: T > 0, divides both logits in the soft loss.
         alpha: Weight of the **soft** loss in [0, 1]; Keras' `student_loss_weight` is
             1 − alpha. With 0 and without hints the teacher is not run and training is plain
@@ -140,7 +144,12 @@ class Distiller(keras.Model):
         self.built = student.built
 
     def compile(self, optimizer: Any = "adam", loss: Any = None, **kwargs: Any) -> None:
-        """As in Keras; `loss` is the hard loss, by default Dice and cross-entropy."""
+        """As in Keras; `loss` is the hard loss, by default Dice and cross-entropy.
+
+        One of your own gives a number for each voxel. Of one number for the whole batch, as
+        `keras.losses.Dice` gives it, voxels without a label cannot be left out; training on such
+        voxels then stops.
+        """
         if loss is None:
             loss = DiceBinaryCrossEntropy() if self._of_regions else DiceCrossEntropy()
         # Keras gives a function no weights, so that voxels of −1 would count as background.
@@ -148,6 +157,8 @@ class Distiller(keras.Model):
             loss = DiceCrossEntropy(dice_weight=0.0)
         elif loss is dice_cross_entropy:
             loss = DiceCrossEntropy()
+        elif loss is dice_binary_cross_entropy:
+            loss = DiceBinaryCrossEntropy()
         super().compile(optimizer=optimizer, loss=loss, **kwargs)
         # Variables that TensorFlow makes while it traces cost it seconds.
         if self.built and self.optimizer is not None:
@@ -187,6 +198,8 @@ class Distiller(keras.Model):
         # Keras adds the regularizers to the hard loss: h + r. What is wanted is
         # (1 − α)·h + α·s + r, which is (1 − α)·(h + r) + α·(s + r).
         hard = super().compute_loss(x, labels, y_pred, weight, training)
+        if _is_one_number(self.loss, labels, y_pred):
+            hard = hard + _nan_if_unlabelled(mask)
         extra = per_replica(total_of(self.losses))
         share = per_replica(ops.ones(()))  # 1 / replicas
         self._track(self._hard_tracker, (hard - extra) / share, _labelled_images(mask))
@@ -233,9 +246,12 @@ class Distiller(keras.Model):
         first = first_targets(x, y)
         check_shapes(first, channels, self.known_classes)
         self._compare(self.known_classes or getattr(x, "known_classes", None))
-        alone = self.alpha and not self.teachers and first is not None
-        if alone and split_targets(first)[1] is None:
-            raise ValueError(_NO_TEACHER)
+        if self.alpha and first is not None:
+            brought = split_targets(first)[1] is not None
+            if not self.teachers and not brought:
+                raise ValueError(_NO_TEACHER)
+            if self.teachers and brought and self.hints is None:
+                raise ValueError(_TWO_TEACHERS)
         weight = kwargs.get("sample_weight")
         if isinstance(y, dict) and weight is not None and not isinstance(weight, dict):
             kwargs["sample_weight"] = dict.fromkeys(y, weight)
@@ -350,8 +366,9 @@ class _FirstStep(keras.callbacks.Callback):
                 "voxels that do not count), of one-hot masks that do not sum to 1 (regions that "
                 "overlap need soft_loss=kdcore.regional_bernoulli_kd_loss), of soft targets above "
                 "0 (they are log-probabilities: pass np.log of probabilities, or log_softmax of "
-                "logits), and of NaN in the "
-                "images. The student has learned NaN: build it again."
+                "logits), of a hard loss of one number for the whole batch (it cannot leave out "
+                "voxels without a label: give one a voxel, or take kdcore.DiceCrossEntropy), and "
+                "of NaN in the images. The student has learned NaN: build it again."
             )
 
 
@@ -515,6 +532,21 @@ def _nan_if_overlapping(mask: Tensor, logits: Tensor) -> Tensor:
     mask = ops.cast(mask, logits.dtype)
     apart = ops.max(ops.abs(ops.sum(mask, axis=-1) - 1)) > 0.01
     return mask + ops.cast(ops.where(apart, float("nan"), 0.0), mask.dtype)
+
+
+def _is_one_number(loss: Any, labels: Tensor, logits: Tensor) -> bool:
+    """Whether a loss that is not ours says nothing of single voxels."""
+    if isinstance(loss, str):
+        loss = keras.losses.get(loss)
+    if not callable(loss) or isinstance(loss, DiceCrossEntropy | DiceBinaryCrossEntropy):
+        return False
+    if isinstance(loss, keras.losses.Loss):
+        loss = loss.call
+    return len(loss(labels, logits).shape) == 0
+
+
+def _nan_if_unlabelled(mask: Tensor) -> Tensor:
+    return ops.where(ops.any(mask == IGNORE), float("nan"), 0.0)
 
 
 def _nan_above_0(log_p: Tensor, dtype: Any) -> Tensor:

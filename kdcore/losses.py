@@ -67,8 +67,8 @@ def kd_loss(
         A scalar. No gradient flows to the teacher.
 
     Raises:
-        ValueError: If shapes differ, the temperature is not a positive finite number,
-            or the values are evidently probabilities.
+        ValueError: If shapes differ, the temperature does not lie in (0, 1000], or the values
+            are evidently probabilities.
 
     Examples:
         >>> import kdcore
@@ -475,10 +475,7 @@ def dice_binary_cross_entropy(
 class DiceCrossEntropy(keras.losses.Loss):
     """`dice_cross_entropy` for `compile(loss=...)`: integer masks, raw logits.
 
-    Regional: under several replicas of TensorFlow each one computes the Dice of its own part
-    of the batch, and the parts are averaged. The cross-entropy alone (`dice_weight=0`) gives
-    the same update on 1 and on 2 replicas that see equally many labelled voxels. On several
-    devices of JAX both are of the whole batch.
+    Of the whole batch, also where several devices or replicas share it.
 
     Examples:
         >>> import keras, kdcore
@@ -623,9 +620,12 @@ def as_shape_of(reference: Tensor, x: Tensor, x_name: str, reference_name: str) 
             f"Received: {received} and {expected}. "
             "Give both networks the same output size and number of classes."
         )
-    if None in expected or None in received:  # checked when the sizes are known
-        x = ops.reshape(x, ops.shape(reference))
-    return ops.cast(x, reference.dtype)
+    x = ops.cast(x, reference.dtype)
+    if None in expected or None in received:  # in a graph nothing can be raised
+        sizes = (ops.cast(ops.stack(ops.shape(one)), "int32") for one in (x, reference))
+        same = ops.all(ops.equal(*sizes))
+        x = ops.reshape(x, ops.shape(reference)) + ops.where(same, 0.0, float("nan"))
+    return x
 
 
 def log_probabilities(logits: Tensor) -> Tensor:

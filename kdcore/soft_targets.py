@@ -114,7 +114,8 @@ class SoftTargets:
                 normalization or number of classes. Of a callable without a `digest`, only
                 its name and its answer to one case that is there already are compared.
             LeakageError: If a case is one of `split`'s validation or test cases.
-            ValueError: If the teacher's output is no probability map of the case.
+            ValueError: If the teacher's output is no probability map of the case, or there are no
+                cases.
         """
         folder = Path(folder)
         if split is not None:
@@ -149,6 +150,8 @@ class SoftTargets:
                 with closing(answers):
                     for case, answer in answers:
                         work.keep(case, answer)
+        if not (folder / "manifest.json").exists():
+            raise ValueError("SoftTargets.write needs at least one case to label. Received: none.")
         if names:
             warnings.warn(told, stacklevel=2)
         targets = cls.open(folder)

@@ -43,6 +43,10 @@ from kdcore.losses import DiceBinaryCrossEntropy, DiceCrossEntropy, check_labels
 from kdcore.unet import leave_out_own_losses
 
 MOST_STEPS_AT_ONCE = 25
+_START_COUNTS = (
+    "A network's weights at the start count: to go on, call keras.utils.set_random_seed(n) before "
+    "building it. "
+)
 _START: dict[str, Any] = {"epoch": 0, "weights": None, "history": {}, "seconds": 0.0}
 
 
@@ -65,7 +69,8 @@ def fit(
     After each epoch the weights and the optimizer are saved there. Called again after an
     interrupt, training goes on with the next epoch, and ends in the same weights as one that was
     not interrupted (bit for bit with TensorFlow on a CPU); called again after the end, the trained
-    network is loaded and nothing is trained.
+    network is loaded and nothing is trained. A network that is built again starts alike only after
+    `keras.utils.set_random_seed(n)`, so call that before building it.
 
     On a CPU a small network spends its time between the steps. There `fit` runs up to 25 steps at
     a time and leaves XLA off, unless `compile(steps_per_execution=..., jit_compile=...)` says
@@ -79,7 +84,7 @@ def fit(
         folder: Belongs to this training alone.
         split: If given, training on a validation or test case is refused.
         callbacks: Further ones.
-        **kwargs: For `model.fit`.
+        **kwargs: For `model.fit`. They are not compared with those of an earlier call.
 
     Returns:
         The trained network; of a `Distiller` the student. Its losses are in `history.csv`.
@@ -93,6 +98,7 @@ def fit(
         >>> import keras, kdcore
         >>> cases = kdcore.simulate_cases(1, seed=0, simulation=kdcore.Simulation(spacing_mm=6.0))
         >>> batches = kdcore.Batches(cases, shape=(32, 32), batch_size=4, num_batches=2)
+        >>> keras.utils.set_random_seed(0)
         >>> model = kdcore.unet((32, 32, 4), num_classes=3, filters=2, depth=1)
         >>> model.compile(keras.optimizers.Adam(1e-2), loss=kdcore.DiceCrossEntropy())
         >>> model = kdcore.fit(model, batches, epochs=2, folder="runs/baseline", verbose=0)
@@ -352,6 +358,10 @@ def _settings(model: keras.Model, batches: Any, epochs: int) -> dict[str, Any]:
             "soft_loss": _described(model.soft_loss),
             "hints": None if model.hints is None else [model.hints.pairs, model.hints.weight],
         }
+        if model.known_classes is not None:
+            settings["distillation"]["known_classes"] = list(model.known_classes)
+    if (weights := model.get_compile_config().get("loss_weights")) is not None:
+        settings["loss_weights"] = _described(weights)
     return settings
 
 
@@ -378,8 +388,9 @@ def _refuse_other_settings(folder: Path, wanted: dict[str, Any]) -> None:
     found = read_sealed(path, TrainingError)
     changed = _differences(found, wanted)
     if changed:
+        seed = "" if found.get("network") == wanted["network"] else _START_COUNTS
         raise TrainingError(
-            f"{folder} holds a training with other settings: {'; '.join(changed)}. "
+            f"{folder} holds a training with other settings: {'; '.join(changed)}. {seed}"
             "Choose another folder, or delete this one to train anew."
         )
 

@@ -385,6 +385,14 @@ def test_foreground_needs_to_be_known_and_to_be_there():
         ({"foreground_share": -0.1}, "foreground_share must lie in"),
         ({"num_batches": 0}, "num_batches"),
         (
+            {
+                "cases": [make_case(0), make_case(1, labelled=False)],
+                "labelled_share": 0.9,
+                "batch_size": 4,
+            },
+            "leaves no sample to the unlabelled cases",
+        ),
+        (
             {"cases": [make_case(0), make_case(1, labelled=False)], "labelled_share": 0.01},
             "no sample at all",
         ),

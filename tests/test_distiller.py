@@ -626,6 +626,31 @@ def test_a_loss_that_is_a_function_leaves_out_voxels_without_a_label(data, loss)
     assert found == approx(expected, rel=1e-3)  # the mean over two batches
 
 
+def dice_of_all(y, logits):
+    """As many write it: one number, in which −1 cannot be told from background."""
+    p = keras.ops.softmax(logits)[..., 1]
+    y = keras.ops.cast(y == 1, p.dtype)
+    return 1 - 2 * keras.ops.sum(y * p) / keras.ops.sum(y + p)
+
+
+@pytest.mark.parametrize("eager", [True, False])
+def test_a_hard_loss_of_one_number_cannot_leave_out_voxels(data, eager):
+    x, y = data
+    distiller = compiled(kdcore.Distiller(build(), build(1)), eager=eager, loss=dice_of_all)
+    distiller.evaluate(x, y, verbose=0)
+    fit(distiller, x, y)
+    half = np.where(np.arange(16) < 8, -1, y)
+    with pytest.raises(ValueError, match="a hard loss of one number for the whole batch"):
+        fit(distiller, x, half)
+
+
+def test_a_teacher_beside_soft_targets_would_not_be_asked(data, log_p):
+    x, y = data
+    distiller = compiled(kdcore.Distiller(build(), build(1)))
+    with pytest.raises(ValueError, match="only one of them can be imitated"):
+        fit(distiller, x, {"mask": y, "soft_targets": log_p})
+
+
 def test_compile_builds_the_optimizer_for_the_student_alone():
     student, teacher = (kdcore.unet((16, 16, 1), 3, filters=2, depth=1) for _ in range(2))
     distiller = kdcore.Distiller(student, teacher)

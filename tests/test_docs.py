@@ -121,6 +121,7 @@ def test_the_readmes_code_runs(tmp_path, monkeypatch):
     from conftest import write_msd
 
     monkeypatch.chdir(tmp_path)
+    monkeypatch.setenv("KDCORE_DATA", str(tmp_path))
     write_msd(tmp_path / "Task04_Hippocampus", 6)
     code = re.search(r"```python\n(.*?)```", (ROOT / "README.md").read_text(), re.DOTALL)[1]
     for long, short in {

@@ -464,3 +464,17 @@ def test_pseudo_labels_forget_how_sure_the_teacher_was(rng):
     teacher, student = (rng.normal(size=(2, 6, 5, 3)).astype(np.float32) for _ in range(2))
     unsure = float(kdcore.pseudo_label_loss(0.01 * teacher, student))
     assert unsure == pytest.approx(float(kdcore.pseudo_label_loss(teacher, student)), abs=1e-6)
+
+
+@pytest.mark.skipif(
+    keras.backend.backend() != "tensorflow", reason="JAX and PyTorch know all sizes"
+)
+def test_height_and_width_exchanged_are_noticed_when_no_size_is_known(rng):
+    """As many values, so that reshaping would mix them up without a word."""
+    import tensorflow as tf
+
+    unknown = tf.TensorSpec((None, None, None, 3))
+    loss = tf.function(lambda v, z: kdcore.kd_loss(v, z, 2.0), input_signature=[unknown, unknown])
+    logits = rng.normal(size=(2, 4, 6, 3)).astype("float32")
+    assert float(loss(logits, logits)) == approx(0.0, abs=1e-6)
+    assert np.isnan(float(loss(logits, logits.transpose(0, 2, 1, 3))))

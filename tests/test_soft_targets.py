@@ -557,6 +557,11 @@ def test_nnunet_probability_maps(tmp_path, two, rng):
 # --- what is not there, what is foreign ----------------------------------------------------
 
 
+def test_nothing_to_label_is_told(tmp_path):
+    with pytest.raises(ValueError, match="at least one case to label"):
+        kdcore.SoftTargets.write(lambda case: case.mask, [], tmp_path / "soft")
+
+
 def test_leftovers_and_finder_files_are_no_cases(tmp_path, two):
     soft = kdcore.SoftTargets.write(flat, two, tmp_path)
     before = soft.digest()
