@@ -40,7 +40,8 @@ def test_every_comparison_can_be_computed_again(path):
         same(equivalence(table, row["a"], row["b"], row["margin"], label=row["label"]), row)
     for row in about.get("gap_closed", []):
         arms = row["student"], row["baseline"], row["teacher"]
-        same(gap_closed(table, *arms, label=row["label"]), row)
+        again = gap_closed(table, *arms, label=row["label"])
+        same({key: again[key] for key in row}, row)  # older files know fewer
     for label in {row["label"] for row in about["comparisons"]}:
         family = [r for r in about["comparisons"] if r["label"] == label and "p_holm" in r]
         assert [r["p_holm"] for r in family] == pytest.approx(holm([r["p"] for r in family]))

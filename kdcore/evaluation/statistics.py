@@ -70,7 +70,7 @@ def compare(
         "metric": metric,
         "difference": float(difference.mean()),
         "interval": bootstrap_interval(difference, seed),
-        "interval_seeds": _interval_over_seeds(of_a, of_b, seed),
+        "interval_seeds": _interval_over_seeds((of_a, of_b), np.subtract, seed),
         "p": sign_flip_p(difference, seed),
         "cases": len(pairs),
         "undefined": len(paired) - len(pairs),
@@ -216,7 +216,8 @@ def gap_closed(
 
     Returns:
         `share`: 0 is the baseline, 1 the teacher. `interval`: 95 %, from 10,000 bootstrap
-        resamples of the cases; None with one case. `cases`: how many were used.
+        resamples of the cases; None with one case. `interval_seeds`: over trainings as well, as
+        of `compare`. `cases`: how many were used.
 
     Raises:
         ValueError: If an arm is unknown, no case is defined in all three, or the teacher
@@ -236,8 +237,8 @@ def gap_closed(
         >>> round(row["share"], 3)
         0.55
     """
-    label = str(label)
-    rows = _of_arms(table, (student, baseline, teacher), label, metric)
+    table, label, arms = as_table(table), str(label), (student, baseline, teacher)
+    rows = _of_arms(table, arms, label, metric)
     means = rows.mean(axis=0)
     if not means[2] > means[1]:
         raise ValueError(
@@ -252,6 +253,9 @@ def gap_closed(
         "metric": metric,
         "share": float(_share(*means)),
         "interval": _bootstrap(tuple(rows.T), _share_of_means, seed),
+        "interval_seeds": _interval_over_seeds(
+            [by_seed(table, arm, label, metric) for arm in arms], _share, seed
+        ),
         "cases": len(rows),
     }
 
@@ -309,30 +313,33 @@ def sign_flip_p(values: np.ndarray, seed: int = 0) -> float | None:
     return float(result.pvalue)
 
 
-def _interval_over_seeds(of_a: Table, of_b: Table, seed: int) -> list[float] | None:
-    """95 % interval of the mean difference, cases and seeds resampled, both paired.
+def _interval_over_seeds(arms: Sequence[Table], statistic: Any, seed: int) -> list[float] | None:
+    """95 % interval of a statistic of the arms' means, cases and seeds resampled, both paired.
 
     Args:
-        of_a: `(cases, seeds)`, NaN where undefined.
-        of_b: Likewise.
+        arms: `(cases, seeds)` each, NaN where undefined.
+        statistic: Of the means, a number for each arm.
         seed: Of the resampling.
     """
-    seeds, cases = of_a.columns, of_a.index.intersection(of_b.index).sort_values()
-    if len(seeds) < 2 or len(cases) < 2 or set(seeds) != set(of_b.columns):
+    seeds, cases = arms[0].columns, arms[0].index
+    for arm in arms[1:]:
+        cases = cases.intersection(arm.index)
+    cases = cases.sort_values()
+    alike = all(set(seeds) == set(arm.columns) for arm in arms)
+    if len(seeds) < 2 or len(cases) < 2 or not alike:
         return None
     rng = np.random.default_rng(seed)
     drawn_seeds, drawn_cases = (
         rng.multinomial(count, np.full(count, 1 / count), RESAMPLES)  # how often each is drawn
         for count in (len(seeds), len(cases))
     )
-    a, b = (
-        _weighted(of_arm.loc[cases, seeds].to_numpy().T, drawn_seeds) for of_arm in (of_a, of_b)
-    )
-    difference = a - b  # (resamples, cases)
-    count = (drawn_cases * np.isfinite(difference)).sum(axis=1)
-    total = (drawn_cases * np.nan_to_num(difference)).sum(axis=1)
-    means = total[count > 0] / count[count > 0]
-    return [float(x) for x in np.percentile(means, (2.5, 97.5))] if len(means) else None
+    values = [_weighted(arm.loc[cases, seeds].to_numpy().T, drawn_seeds) for arm in arms]
+    known = drawn_cases * np.isfinite(values).all(axis=0)  # (resamples, cases)
+    count = known.sum(axis=1)
+    totals = [(known * np.nan_to_num(value)).sum(axis=1) for value in values]
+    means = [total[count > 0] / count[count > 0] for total in totals]
+    found = np.percentile(statistic(*means), (2.5, 97.5)) if len(means[0]) else []
+    return [float(x) for x in found] or None
 
 
 def _weighted(values: np.ndarray, weights: np.ndarray) -> np.ndarray:

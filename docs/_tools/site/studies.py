@@ -11,7 +11,13 @@ from scipy import stats
 from kdcore.evaluation import scores as long_table
 from kdcore.evaluation import tables
 from kdcore.evaluation.scores import Table, arms_of, mean_of, per_case, per_seed, read_results
-from kdcore.evaluation.statistics import adjust, bootstrap_interval, compare, equivalence
+from kdcore.evaluation.statistics import (
+    adjust,
+    bootstrap_interval,
+    compare,
+    equivalence,
+    gap_closed,
+)
 
 RESULTS = Path(__file__).parents[2] / "results"
 
@@ -47,7 +53,7 @@ def _read(name: str) -> tuple[Table, dict[str, Any]]:
 
 def forget() -> None:
     """Read every file anew."""
-    for cached in (_read, across):
+    for cached in (_read, across, gap, patients):
         cached.cache_clear()
 
 
@@ -87,6 +93,28 @@ def row(
 def points(name: str, a: str, b: str, label: str = "mean") -> float:
     """A − b in Dice points."""
     return 100 * row(name, a, b, label)["difference"]
+
+
+@lru_cache
+def patients(name: str, a: str, b: str) -> dict[str, Any]:
+    """How the gain spreads over the cases (of ACDC the patients), in Dice points.
+
+    `median`, `most`, `above` (how many are above 0), and `others`: the comparison without the case
+    that gained most.
+    """
+    table = scores(name)
+    if "patients" in study(name):
+        table = long_table.per_patient(table, study(name)["patients"])
+    gains = 100 * (per_case(table, a) - per_case(table, b))
+    others = table[table["case"] != gains.idxmax()]
+    spread = {"median": float(gains.median()), "most": float(gains.max())}
+    return spread | {"above": int((gains > 0).sum()), "others": compare(others, a, b)}
+
+
+@lru_cache
+def gap(name: str, label: str = "mean") -> dict[str, Any]:
+    """What share of the gap from baseline to teacher the student closes."""
+    return gap_closed(scores(name), "student", "baseline", "teacher", label=label)
 
 
 def excludes_zero(name: str, a: str, b: str, label: str = "mean") -> bool:
