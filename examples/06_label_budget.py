@@ -110,8 +110,9 @@ print(f"figures: {settings.figures}")
 #
 # <details><summary>Solution</summary>
 #
-# Leave the unlabelled scans out of example 4's `training`, and give `fit` another `folder`. In the [results](../results/index.md)
-# this is the arm `student-labelled`; it stands between baseline and student or below both.
+# Leave the unlabelled scans out of example 4's `training`, and give `fit` another `folder`. In the
+# [results](../results/index.md) this is the arm `student-labelled`; it stands between baseline and
+# student or below both.
 #
 # </details>
 #

@@ -144,7 +144,7 @@ plt.show()
 #
 # <details><summary>Solution</summary>
 #
-# These are hard pseudo-labels, `Distiller(..., soft_loss=kdcore.pseudo_label_loss)`. In many tasks little is lost, and a method must be compared with
-# them before one says that softness helped.
+# These are hard pseudo-labels, `Distiller(..., soft_loss=kdcore.pseudo_label_loss)`. In many tasks
+# little is lost, and a method must be compared with them before one says that softness helped.
 #
 # </details>

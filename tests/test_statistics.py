@@ -180,6 +180,18 @@ def test_the_gap_is_one_of_means_not_a_mean_of_ratios():
     assert report["share"] == approx(0.5 / (0.9 + 0.1))
 
 
+def test_a_share_that_luck_of_training_decides_says_so():
+    """0.5 of the gap in all cases; 0 with one seed, 1 with the other."""
+
+    def of(*seeds):
+        return {case: {str(s): (v, v) for s, v in enumerate(seeds)} for case in "xy"}
+
+    r = results(baseline=of(0.4, 0.4), student=of(0.4, 0.8), teacher=of(0.8, 0.8))
+    report = kdcore.gap_closed(r, "student", "baseline", "teacher")
+    assert report["interval"] == approx([0.5, 0.5])
+    assert report["interval_seeds"] == approx([0.0, 1.0])
+
+
 def test_without_a_gap_there_is_no_share():
     with pytest.raises(ValueError, match=r"no gap to close: baseline has 0\.4"):
         kdcore.gap_closed(three(), "student", "teacher", "baseline", label="1")
