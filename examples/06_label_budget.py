@@ -8,7 +8,7 @@
 #
 # **You will learn** how to read a label-budget curve, and what a teacher is worth in labels.
 #
-# About 8 minutes on 2 CPU cores after examples 1 to 5.
+# 8 to 12 minutes on 2 CPU cores after examples 1 to 5.
 
 # %%
 import keras

@@ -54,7 +54,7 @@ def test_page(tab, path, site_url, axe):
 
 
 def visit(page, path, site_url, axe):
-    with at_most(120), heard(page, site_url) as faults:
+    with at_most(75), heard(page, site_url) as faults:
         page.goto(site_url + path)
         settle(page)
         faults += faults_of(page)
