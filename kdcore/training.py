@@ -84,7 +84,8 @@ def fit(
         folder: Belongs to this training alone.
         split: If given, training on a validation or test case is refused.
         callbacks: Further ones.
-        **kwargs: For `model.fit`. They are not compared with those of an earlier call.
+        **kwargs: For `model.fit`. They are not compared with those of an earlier call, nor are
+            `loss_weights` of `compile`, of which Keras says nothing.
 
     Returns:
         The trained network; of a `Distiller` the student. Its losses are in `history.csv`.
@@ -360,8 +361,6 @@ def _settings(model: keras.Model, batches: Any, epochs: int) -> dict[str, Any]:
         }
         if model.known_classes is not None:
             settings["distillation"]["known_classes"] = list(model.known_classes)
-    if (weights := model.get_compile_config().get("loss_weights")) is not None:
-        settings["loss_weights"] = _described(weights)
     return settings
 
 
