@@ -181,7 +181,7 @@ def test_other_scans_epochs_temperatures_and_losses_are_refused(tmp_path):
     distiller.compile(keras.optimizers.Adam(0.01))
     with pytest.raises(TrainingError, match="known_classes was None, is"):
         kdcore.fit(distiller, batches(), 1, tmp_path / "b", verbose=0)
-    with pytest.raises(TrainingError, match="weights at the start count: .* set_random_seed"):
+    with pytest.raises(TrainingError, match="weights at the start count: .*set_random_seed"):
         kdcore.fit(network(seed=5), batches(), 4, tmp_path / "a")
 
 
