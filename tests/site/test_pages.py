@@ -45,16 +45,16 @@ def tab(request, launch, site_folder):
 @pytest.mark.parametrize("path", PAGES)
 def test_page(tab, path, site_url, axe):
     try:
-        faults = visit(tab.page, path, site_url, axe)
+        faults = visit(tab.page, path, site_url, axe, seconds=40)
     except LATE as error:  # Chromium itself hangs now and then; a page that does so hangs again
         print(f"{path}: {error}; once more, in a new browser")
         tab.open()
-        faults = visit(tab.page, path, site_url, axe)
+        faults = visit(tab.page, path, site_url, axe, seconds=120)
     assert not faults, "\n".join(faults)
 
 
-def visit(page, path, site_url, axe):
-    with at_most(75), heard(page, site_url) as faults:
+def visit(page, path, site_url, axe, seconds):
+    with at_most(seconds), heard(page, site_url) as faults:
         page.goto(site_url + path)
         settle(page)
         faults += faults_of(page)
