@@ -139,9 +139,9 @@ def test_patients_with_two_scans_and_slices_of_another_size(tmp_path):
     out = ["--records", str(tmp_path / "records"), "--out", str(tmp_path / "out")]
     arguments = ["--study", "benchmark", "--tier", "smoke", "--data-dir", str(tmp_path / "h5")]
     arguments += ["--runs", str(tmp_path / "runs"), "--seeds", "1", *out]
-    assert study.main([*arguments, "--arms", "teacher", "baseline"]) == 0
+    assert study.main([*arguments, "--arms", "student", "pseudo-labels"]) == 0
     table, about = read_results(tmp_path / "out" / "benchmark-acdc-smoke-2-labels.csv.gz")
     assert len(set(about["patients"].values())) == 3 and len(about["patients"]) == 6
-    [row] = [r for r in about["comparisons"] if (r["a"], r["b"]) == ("teacher", "baseline")]
+    [row] = [r for r in about["comparisons"] if (r["a"], r["b"]) == ("student", "pseudo-labels")]
     assert row["cases"] <= 3
-    assert set(table["arm"]) == {"teacher", "baseline"}
+    assert set(table["arm"]) == {"teacher", "student", "pseudo-labels"}
