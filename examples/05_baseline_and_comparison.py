@@ -11,7 +11,6 @@
 # 4 to 10 minutes on 2 CPU cores.
 
 # %%
-from dataclasses import asdict
 from pathlib import Path
 
 import keras
@@ -194,7 +193,7 @@ print(*told, sep="\n")
 # %%
 about = describe(networks, study=settings.name, data=settings.title, split=split,
                  licence=settings.licence,
-                 settings=asdict(settings), absent=absent)  # fmt: skip
+                 settings=settings.recorded, absent=absent)  # fmt: skip
 path = write_results(table, about, settings.folder / "results.csv")
 page = write_report(
     settings.folder / "report.html",

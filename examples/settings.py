@@ -9,8 +9,9 @@ KDCORE_RUNS. Nothing here trains: this is the place to change a number.
 import argparse
 import os
 import sys
-from dataclasses import dataclass, field, replace
+from dataclasses import asdict, dataclass, field, replace
 from pathlib import Path
+from typing import Any
 
 import kdcore
 
@@ -109,6 +110,11 @@ class Settings:
     def folder(self) -> Path:
         """Of everything these settings make."""
         return Path(self.runs) / (f"{self.name}-seed{self.seed}" if self.seed else self.name)
+
+    @property
+    def recorded(self) -> dict[str, Any]:
+        """What decides the result, for its file; the folders of this machine do not."""
+        return {k: v for k, v in asdict(self).items() if k not in ("runs", "data_dir")}
 
     @property
     def figures(self) -> Path:

@@ -183,6 +183,7 @@ def test_the_last_one_leaves_results_report_and_figures(runs):
     assert {"commit", "versions", "hardware", "backend", "data", "split", "settings"} <= set(about)
     assert {"dice", "surface_dice_1mm", "hd95_mm"} <= set(table["metric"])
     assert table.groupby("arm")["case"].nunique().tolist() == [3, 3, 3]
+    assert str(runs.parent) not in (folder / "results.json").read_text()  # no path of a machine
     page = (folder / "report.html").read_text()
     assert page.count("data:image/png;base64") == 2 and "src=" not in page.replace('src="data:', "")
     figures = sorted(path.stem for path in (folder / "figures").iterdir())
