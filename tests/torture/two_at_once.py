@@ -28,7 +28,7 @@ from torture.web import requests_of, serving
 
 import kdcore
 from kdcore.data import download as datasets
-from kdcore.data import nifti as reading
+from kdcore.data import msd as reading
 from kdcore.study import __main__ as study
 
 Job = Callable[[Path], object]
@@ -201,11 +201,11 @@ def data_gone_during_reading(folder: Path) -> str:
     """The first missing file is named."""
     data, read, seen = write_msd(folder / datasets.HIPPOCAMPUS, 6), reading.read_case, []
 
-    def and_remove(*arguments: Any) -> kdcore.Case:
+    def and_remove(*arguments: Any, **how: Any) -> kdcore.Case:
         seen.append(arguments)
         if len(seen) == 4:
             shutil.rmtree(data)
-        return read(*arguments)
+        return read(*arguments, **how)
 
     with mock.patch.object(reading, "read_case", and_remove):
         try:
