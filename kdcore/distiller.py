@@ -159,6 +159,7 @@ class Distiller(keras.Model):
             loss = DiceCrossEntropy()
         elif loss is dice_binary_cross_entropy:
             loss = DiceBinaryCrossEntropy()
+        self._one_number: bool | None = None
         super().compile(optimizer=optimizer, loss=loss, **kwargs)
         # Variables that TensorFlow makes while it traces cost it seconds.
         if self.built and self.optimizer is not None:
@@ -198,7 +199,9 @@ class Distiller(keras.Model):
         # Keras adds the regularizers to the hard loss: h + r. What is wanted is
         # (1 − α)·h + α·s + r, which is (1 − α)·(h + r) + α·(s + r).
         hard = super().compute_loss(x, labels, y_pred, weight, training)
-        if _is_one_number(self.loss, labels, y_pred):
+        if self._one_number is None:  # asked once: PyTorch has no graph to leave it out of
+            self._one_number = _is_one_number(self.loss, labels, y_pred)
+        if self._one_number:
             hard = hard + _nan_if_unlabelled(mask)
         extra = per_replica(total_of(self.losses))
         share = per_replica(ops.ones(()))  # 1 / replicas

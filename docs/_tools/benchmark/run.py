@@ -37,7 +37,7 @@ def main() -> int:
     parser.add_argument(
         "--short",
         action="store_true",
-        help=f"the ratios of {' and '.join(SHORT)} alone, within five minutes, without a download",
+        help=f"the ratios of {' and '.join(SHORT)} alone, without a download",
     )
     options = parser.parse_args()
     size = common.SHORT if options.short else common.FULL
